@@ -1,0 +1,122 @@
+"""One notebook cell turns a predictor into a live, micro-batched HTTP endpoint on Ray Serve.
+
+In a notebook::
+
+    %load_ext airserve_nb
+
+and then ``%%serve NAME`` at the top of a cell that defines a predictor; or, without magic,
+``deploy(predictor, checkpoint, name=...)``.
+
+The public names below are loaded when they are first used, so that importing this package costs next
+to nothing: ray alone takes seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from airserve_nb.errors import (
+    AirServeError,
+    BadInputError,
+    BadOutputError,
+    CellError,
+    CheckpointError,
+    DeployError,
+    OptionError,
+    PredictFailedError,
+    PredictorError,
+    ProbeError,
+    QueueFullError,
+    RequestError,
+)
+
+if TYPE_CHECKING:
+    from airserve_nb import http_adapters
+    from airserve_nb.checkpoint import Checkpoint
+    from airserve_nb.deployment import PredictorDeployment
+    from airserve_nb.loadgen.result import ProbeResult
+    from airserve_nb.loadgen.run import probe
+    from airserve_nb.predictor import Predictor
+    from airserve_nb.predictors.xgboost import XGBoostCheckpoint, XGBoostPredictor
+    from airserve_nb.service import Service, deploy, services, stop
+    from airserve_nb.trainers import XGBoostTrainer
+
+__all__ = [
+    "AirServeError",
+    "BadInputError",
+    "BadOutputError",
+    "CellError",
+    "Checkpoint",
+    "CheckpointError",
+    "DeployError",
+    "OptionError",
+    "PredictFailedError",
+    "Predictor",
+    "PredictorDeployment",
+    "PredictorError",
+    "ProbeError",
+    "ProbeResult",
+    "QueueFullError",
+    "RequestError",
+    "Service",
+    "XGBoostCheckpoint",
+    "XGBoostPredictor",
+    "XGBoostTrainer",
+    "deploy",
+    "http_adapters",
+    "load_ipython_extension",
+    "probe",
+    "services",
+    "stop",
+    "unload_ipython_extension",
+]
+
+__version__ = "0.1.0"
+
+# Public name -> the module that defines it.
+_HOMES = {
+    "Checkpoint": "airserve_nb.checkpoint",
+    "Predictor": "airserve_nb.predictor",
+    "PredictorDeployment": "airserve_nb.deployment",
+    "ProbeResult": "airserve_nb.loadgen.result",
+    "Service": "airserve_nb.service",
+    "XGBoostCheckpoint": "airserve_nb.predictors.xgboost",
+    "XGBoostPredictor": "airserve_nb.predictors.xgboost",
+    "XGBoostTrainer": "airserve_nb.trainers",
+    "deploy": "airserve_nb.service",
+    "probe": "airserve_nb.loadgen.run",
+    "services": "airserve_nb.service",
+    "stop": "airserve_nb.service",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use."""
+    if name == "http_adapters":
+        return importlib.import_module("airserve_nb.http_adapters")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """Register the magics; called by ``%load_ext airserve_nb``."""
+    from airserve_nb import magics
+
+    magics.load(ipython)
+
+
+def unload_ipython_extension(ipython: Any) -> None:
+    """Remove the magics again; called by ``%unload_ext airserve_nb``."""
+    from airserve_nb import magics
+
+    magics.unload(ipython)

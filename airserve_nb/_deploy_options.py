@@ -1,0 +1,66 @@
+"""The options of deploy(), checked before anything is changed."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from airserve_nb.errors import OptionError
+
+__all__ = ["batching", "check_choice", "check_replicas", "checked_name", "checked_route"]
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_ROUTE = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+
+
+def checked_name(name: Any) -> str:
+    """Return a deployment's name; it is part of URLs and a variable's name in a notebook."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise OptionError(f"name is {name!r}, but must be letters, digits, - and _, and start with a letter or _.")
+    return name
+
+
+def checked_route(route: Any) -> str:
+    """Return a route prefix: ``/`` or ``/part/part``, without a trailing slash."""
+    if isinstance(route, str) and (route == "/" or _ROUTE.fullmatch(route.rstrip("/"))):
+        return route.rstrip("/") or "/"
+    raise OptionError(f"route_prefix is {route!r}, but must start with / and hold plain letters, as in '/adder'.")
+
+
+def check_choice(option: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuse what is not one of the choices."""
+    if value not in choices:
+        close = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(map(repr, choices))}."
+        raise OptionError(f"{option} is {value!r}; {hint}")
+
+
+def check_replicas(num_replicas: Any, engine: str) -> None:
+    """Refuse a number of replicas that the engine can't have."""
+    if isinstance(num_replicas, bool) or not isinstance(num_replicas, int) or num_replicas < 1:
+        raise OptionError(f"num_replicas is {num_replicas!r}, but must be a whole number, 1 or more.")
+    if engine == "local" and num_replicas > 1:
+        raise OptionError(f"The local engine has one replica, not {num_replicas}; use engine='ray' for more.")
+
+
+def batching(
+    params: Mapping[str, Any] | bool | None, shorthand: Mapping[str, Any], *, enabled: bool
+) -> Mapping[str, Any] | bool | None:
+    """Merge the ways in which batching can be given; refuse those that contradict each other."""
+    given = {name: value for name, value in shorthand.items() if value is not None}
+    if not enabled or params is False:
+        if given or isinstance(params, Mapping):
+            named = ", ".join(given or params or ())
+            raise OptionError(f"Batching is turned off, so {named} has no meaning; leave one of them out.")
+        return False
+    if isinstance(params, Mapping):
+        twice = ", ".join(name for name in given if name in params)
+        if twice:
+            raise OptionError(f"{twice} is given twice, by itself and in batching_params; leave one out.")
+        return {**params, **given}
+    if params is not None:
+        # Refused with a sentence where batching_params are read.
+        return params
+    return given or None

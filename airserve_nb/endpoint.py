@@ -1,0 +1,380 @@
+"""The endpoint: an ASGI application that answers predictions, whoever hosts it.
+
+Routes, below whatever prefix the host mounts it at: the root (GET and POST, with and without a
+trailing slash) predicts; ``/openapi.json`` and ``/docs`` describe it.
+
+One request: read the body, let the adapter make a model input of it, submit that to the version's
+batcher, encode the answer, record what happened. Built-in adapters do this without FastAPI; others go
+through a FastAPI application of one route, which calls back here for everything after the adapter.
+
+An error is answered as ``{"error": "<one sentence>", "request_id": "<id>"}``. A traceback never leaves the
+server: it goes to the log, under the same id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+from airserve_nb.batching.execution import Answer
+from airserve_nb.encoding import encode
+from airserve_nb.errors import PredictFailedError, QueueFullError, RequestError
+from airserve_nb.http_adapters import RawRequest
+from airserve_nb.telemetry import Recorder, RequestRecord
+from airserve_nb.version import Version, VersionSpec, numbered
+
+__all__ = ["Endpoint"]
+
+logger = logging.getLogger("airserve_nb.endpoint")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+Reply = tuple[int, list[tuple[bytes, bytes]], bytes]
+"""Status, headers, body."""
+
+HTTP_OK = 200
+HTTP_CLIENT_LEFT = 499
+HTTP_SERVER_ERROR = 500
+
+# Where the FastAPI route finds the exchange it belongs to.
+EXCHANGE_KEY = "airserve_nb.exchange"
+CLIENT_ID_LENGTH = 64
+_NOT_IN_CLIENT_ID = re.compile(rb"[^A-Za-z0-9._:-]")
+
+
+class _Exchange:
+    """One request on its way through the endpoint."""
+
+    __slots__ = ("answer", "arrived", "arrived_at", "client_id", "error", "request_id", "status", "version")
+
+    def __init__(self, request_id: str, version: Version) -> None:
+        self.request_id = request_id
+        self.version = version
+        self.client_id = b""
+        self.arrived = time.perf_counter()
+        self.arrived_at = time.time()
+        self.answer: Answer | None = None
+        self.status = HTTP_OK
+        self.error: str | None = None
+
+    def leave(self) -> None:
+        """Note that nobody waits for the answer any more."""
+        self.status, self.error = HTTP_CLIENT_LEFT, "The client left before the answer."
+
+    def record(self, recorder: Recorder, replica: str) -> None:
+        """Write down how it went."""
+        total_ms = (time.perf_counter() - self.arrived) * 1e3
+        answer = self.answer or _NO_ANSWER
+        recorder.add_request(
+            RequestRecord(
+                request_id=self.request_id,
+                arrived_at=self.arrived_at,
+                status=self.status,
+                batch_id=answer.batch_id,
+                batch_size=answer.batch_size,
+                queue_ms=answer.queue_ms,
+                predict_ms=answer.predict_ms,
+                overhead_ms=total_ms - answer.queue_ms - answer.predict_ms,
+                total_ms=total_ms,
+                version=self.version.name,
+                replica=replica,
+                error=self.error,
+            )
+        )
+
+
+_NO_ANSWER = Answer()
+
+
+class Endpoint:
+    """Serves the active version of a deployment.
+
+    Parameters
+    ----------
+    name
+        The deployment's name.
+    replica
+        This replica's name, unique in the deployment; by default a random one.
+    show_errors
+        Whether an answer may hold a predictor's exception message; only its type otherwise. True where
+        the server can be reached from this machine alone.
+    echo_client_id
+        Whether to return a client's ``X-Request-Id``; False where the host does so.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        replica: str | None = None,
+        show_errors: bool = False,
+        echo_client_id: bool = True,
+    ) -> None:
+        self.name = name
+        self.replica = replica or secrets.token_hex(3)
+        self.recorder = Recorder()
+        self._show_errors = show_errors
+        self._echo_client_id = echo_client_id
+        self._next_request_id = numbered(f"r{self.replica}")
+        self._next_batch_id = numbered(f"b{self.replica}")
+        self._version: Version | None = None
+        self._docs: dict[str, FastAPI] = {}
+
+    # -- versions -------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> Version:
+        """The version that serves."""
+        if self._version is None:
+            raise QueueFullError(f"{self.name} has not loaded its model yet; try again in a moment.")
+        return self._version
+
+    async def activate(self, spec: VersionSpec) -> None:
+        """Load a version beside the one that serves, then let it serve; the old one finishes its requests.
+
+        Raises what loading raised, and the old version goes on serving.
+        """
+        version = Version(
+            spec, recorder=self.recorder, replica=self.replica, next_batch_id=self._next_batch_id
+        )
+        await version.batcher.start()
+        replaced, self._version = self._version, version
+        if replaced is not None:
+            await replaced.batcher.close()
+
+    async def close(self) -> None:
+        """Let the waiting requests be answered, then end the model thread."""
+        if self._version is not None:
+            await self._version.batcher.close()
+
+    # -- ASGI -----------------------------------------------------------------------------------
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI connection."""
+        if scope["type"] == "lifespan":
+            await _acknowledge_lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            raise RuntimeError(f"The endpoint speaks HTTP, not {scope['type']}.")
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path in {"", "/"}:
+            await self._serve_prediction(scope, receive, send)
+        elif path in {"/openapi.json", "/docs"}:
+            await self._fastapi(self.version)(scope, receive, send)
+        else:
+            await _send(send, 404, self._error_body(f"There is nothing at {path}; predictions are at /."))
+
+    async def _serve_prediction(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in {"GET", "POST"}:
+            body = self._error_body(f"{scope['method']} is not allowed here; use POST or GET.")
+            await _send(send, 405, body, [(b"allow", b"GET, POST")])
+            return
+        try:
+            exchange = _Exchange(self._next_request_id(), self.version)
+        except QueueFullError as error:
+            await _send(send, error.status, self._error_body(str(error)), _retry_after(error))
+            return
+        if self._echo_client_id:
+            exchange.client_id = _client_id(scope)
+        try:
+            body = await _read_body(receive)
+            exchange.arrived, exchange.arrived_at = time.perf_counter(), time.time()
+            if exchange.version.adapter.read is None:
+                await self._through_fastapi(exchange, scope, body, send)
+            else:
+                status, headers, content = await self._answer_raw(exchange, scope, body)
+                await _send(send, status, content, headers)
+        except _ClientLeftError:
+            exchange.leave()
+        except asyncio.CancelledError:
+            # The host cancels when the client is gone.
+            exchange.leave()
+            raise
+        finally:
+            exchange.record(self.recorder, self.replica)
+
+    async def _answer_raw(self, exchange: _Exchange, scope: Scope, body: bytes) -> Reply:
+        """Answer through a built-in adapter, without FastAPI."""
+        read = exchange.version.adapter.read
+        assert read is not None  # noqa: S101 - the caller looked
+        try:
+            value = read(RawRequest(body, scope["query_string"], scope["headers"]))
+        except RequestError as error:
+            return self._refuse(exchange, error)
+        return await self._predict(exchange, value)
+
+    async def _through_fastapi(self, exchange: _Exchange, scope: Scope, body: bytes, send: Send) -> None:
+        """Answer through FastAPI, with the body read already."""
+        unread = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Message:
+            # An empty list: FastAPI asks only to learn of a disconnect, which the host watches for.
+            return unread.pop() if unread else {"type": "http.disconnect"}
+
+        await self._fastapi(exchange.version)({**scope, EXCHANGE_KEY: exchange}, receive, send)
+
+    def _fastapi(self, version: Version) -> FastAPI:
+        """Return the version's FastAPI application; made when it is first needed."""
+        app = self._docs.get(version.name)
+        if app is None:
+
+            async def answer(value: Any, request: Request) -> Response:
+                return _as_response(await self._predict(request.scope[EXCHANGE_KEY], value))
+
+            def refuse(error: RequestError, request: Request) -> Response:
+                return _as_response(self._refuse(request.scope[EXCHANGE_KEY], error))
+
+            app = version.adapter.fastapi_app(answer, refuse=refuse, title=self.name)
+            self._docs = {version.name: app}
+        return app
+
+    # -- one prediction -------------------------------------------------------------------------
+
+    async def predict(self, value: Any) -> Any:
+        """Predict on a model input, past HTTP and the adapter, through the same batcher.
+
+        Raises
+        ------
+        RequestError
+            What an HTTP client would have been answered.
+        """
+        exchange = _Exchange(self._next_request_id(), self.version)
+        try:
+            answer = await exchange.version.batcher.submit(value)
+            exchange.answer = answer
+            if answer.error is not None:
+                raise answer.error
+            return answer.value
+        except RequestError as error:
+            exchange.status, exchange.error = error.status, str(error)
+            self._log(exchange, error)
+            # The cause may not be picklable, and its traceback stays here.
+            raise error from None
+        except asyncio.CancelledError:
+            exchange.leave()
+            raise
+        finally:
+            exchange.record(self.recorder, self.replica)
+
+    async def _predict(self, exchange: _Exchange, value: Any) -> Reply:
+        try:
+            answer = await exchange.version.batcher.submit(value)
+            exchange.answer = answer
+            if answer.error is not None:
+                return self._refuse(exchange, answer.error)
+            return HTTP_OK, self._headers(exchange), encode(answer.value)
+        except RequestError as error:
+            return self._refuse(exchange, error)
+
+    def _refuse(self, exchange: _Exchange, error: RequestError) -> Reply:
+        exchange.status, exchange.error = error.status, str(error)
+        self._log(exchange, error)
+        headers = self._headers(exchange)
+        if isinstance(error, QueueFullError):
+            headers += _retry_after(error)
+        return error.status, headers, self._error_body(self._public_sentence(error), exchange.request_id)
+
+    def _public_sentence(self, error: RequestError) -> str:
+        if isinstance(error, PredictFailedError) and not self._show_errors:
+            return f"predict raised {error.error_type}; the server's log has more under the request's id."
+        return str(error)
+
+    def _log(self, exchange: _Exchange, error: RequestError) -> None:
+        if error.status < HTTP_SERVER_ERROR or isinstance(error, QueueFullError):
+            return
+        logger.error("%s: %s", exchange.request_id, error, exc_info=error.__cause__ or error)
+
+    def _headers(self, exchange: _Exchange) -> list[tuple[bytes, bytes]]:
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"x-airserve-request-id", exchange.request_id.encode()),
+            (b"x-airserve-version", exchange.version.name.encode()),
+        ]
+        if exchange.client_id:
+            headers.append((b"x-request-id", exchange.client_id))
+        answer = exchange.answer
+        if answer is not None and answer.batch_id is not None:
+            timing = (
+                f"queue;dur={answer.queue_ms:.3f}, predict;dur={answer.predict_ms:.3f}, "
+                f'batch;desc="{answer.batch_id}/{answer.batch_size}"'
+            )
+            headers.append((b"server-timing", timing.encode()))
+        return headers
+
+    @staticmethod
+    def _error_body(sentence: str, request_id: str | None = None) -> bytes:
+        body = {"error": sentence} if request_id is None else {"error": sentence, "request_id": request_id}
+        # Escaped: a message may hold anything, lone surrogates too.
+        return json.dumps(body, separators=(",", ":")).encode()
+
+
+def _as_response(reply: Reply) -> Response:
+    status, headers, content = reply
+    response = Response(content, status_code=status)
+    response.raw_headers = [*headers, (b"content-length", str(len(content)).encode())]
+    return response
+
+
+def _retry_after(error: QueueFullError) -> list[tuple[bytes, bytes]]:
+    return [(b"retry-after", str(max(1, round(error.retry_after_s))).encode())]
+
+
+def _client_id(scope: Scope) -> bytes:
+    """Return the client's X-Request-Id, cut and with nothing in it that could do harm in a log."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            return bytes(_NOT_IN_CLIENT_ID.sub(b"", value)[:CLIENT_ID_LENGTH])
+    return b""
+
+
+async def _read_body(receive: Receive) -> bytes:
+    message = await receive()
+    if not message.get("more_body", False):
+        _raise_if_gone(message)
+        return bytes(message.get("body", b""))
+    parts = [message.get("body", b"")]
+    while message.get("more_body", False):
+        message = await receive()
+        _raise_if_gone(message)
+        parts.append(message.get("body", b""))
+    return b"".join(parts)
+
+
+class _ClientLeftError(Exception):
+    """The connection ended before the request did."""
+
+
+def _raise_if_gone(message: Message) -> None:
+    if message["type"] == "http.disconnect":
+        raise _ClientLeftError
+
+
+async def _send(
+    send: Send, status: int, content: bytes, headers: list[tuple[bytes, bytes]] | None = None
+) -> None:
+    if headers is None:
+        headers = [(b"content-type", b"application/json")]
+    length = (b"content-length", str(len(content)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": content})
+
+
+async def _acknowledge_lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

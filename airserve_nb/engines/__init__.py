@@ -1,0 +1,1 @@
+"""Who hosts an endpoint: Ray Serve, or the kernel itself."""

@@ -1,0 +1,44 @@
+"""What a Service asks of whoever hosts its endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from airserve_nb.telemetry import Cursor, Page
+
+__all__ = ["Host", "Progress", "silent"]
+
+Progress = Callable[[str], None]
+"""Called with one line about what is going on, while something takes long."""
+
+
+def silent(line: str) -> None:
+    """Report no progress."""
+
+
+class Host(Protocol):
+    """A deployment that runs."""
+
+    name: str
+    url: str
+    engine: str
+    """``ray`` or ``local``."""
+    ingress: str
+    """``haproxy``, ``python`` (Ray's own) or ``uvicorn`` (the local engine's)."""
+    replicas: int
+
+    def predict(self, value: Any) -> Any:
+        """Predict on a model input on one replica; blocks."""
+
+    def pages(self, cursors: Mapping[str, Cursor]) -> list[tuple[str, Page]]:
+        """Return every live replica's name and its records since its cursor; blocks."""
+
+    def log_entries(self, count: int) -> list[tuple[str, list[str]]]:
+        """Return every live replica's name and its last log entries; blocks."""
+
+    def is_running(self) -> bool:
+        """Whether it still serves."""
+
+    def stop(self) -> None:
+        """End it; harmless when it has ended already."""

@@ -1,0 +1,181 @@
+"""The local engine: the same endpoint under uvicorn, in a thread of this process. Ray is not involved.
+
+One server, one event loop and one thread a deployment. The model's own thread is the batcher's. It has one
+replica and shares the interpreter lock with the notebook; what it is for is a first look, teaching without
+a cluster, and tests that take milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import uvicorn
+
+from airserve_nb.endpoint import Endpoint, Message, Receive, Scope, Send
+from airserve_nb.engines.ports import listen_near
+from airserve_nb.logbook import LogBook
+from airserve_nb.telemetry import Cursor, Page
+from airserve_nb.version import VersionSpec
+
+__all__ = ["LocalHost"]
+
+T = TypeVar("T")
+
+
+class LocalHost:
+    """A deployment in this process.
+
+    Parameters
+    ----------
+    name
+        The deployment's name.
+    spec
+        What to serve; raises what loading it raised.
+    route_prefix
+        The path it is served at, such as ``/adder``.
+    port
+        The port on 127.0.0.1; None for 8000 or the next free one.
+    """
+
+    engine = "local"
+    ingress = "uvicorn"
+    replicas = 1
+
+    def __init__(self, name: str, spec: VersionSpec, *, route_prefix: str, port: int | None = None) -> None:
+        self.name = name
+        self._route_prefix = route_prefix
+        self._log = _start_logbook()
+        self._endpoint = Endpoint(name, show_errors=True)
+        self._socket = listen_near(port)
+        self._port = int(self._socket.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self._port}{route_prefix}"
+        app = _mounted(_cancelled_on_disconnect(self._endpoint), route_prefix.rstrip("/"))
+        self._server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=f"airserve-local-{name}", daemon=True)
+        self._thread.start()
+        try:
+            self._call(self._endpoint.activate(spec))
+        except BaseException:
+            self.stop()
+            raise
+        self._call(self._server.ready.wait())
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._server.serve(sockets=[self._socket]))
+            self._loop.run_until_complete(self._endpoint.close())
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        finally:
+            self._loop.close()
+            self._socket.close()
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def activate(self, spec: VersionSpec) -> None:
+        """Serve another version from now on; on an error the old one goes on."""
+        self._call(self._endpoint.activate(spec))
+
+    def is_at(self, route_prefix: str, port: int | None) -> bool:
+        """Whether it answers at this route and port (None: any port)."""
+        return route_prefix == self._route_prefix and port in {None, self._port}
+
+    def predict(self, value: Any) -> Any:
+        """Predict on a model input; blocks."""
+        return self._call(self._endpoint.predict(value))
+
+    def pages(self, cursors: Mapping[str, Cursor]) -> list[tuple[str, Page]]:
+        """Return the records since the cursor."""
+        replica = self._endpoint.replica
+        return [(replica, self._endpoint.recorder.since(cursors.get(replica, Cursor())))]
+
+    def log_entries(self, count: int) -> list[tuple[str, list[str]]]:
+        """Return the last log entries."""
+        return [(self._endpoint.replica, self._log.tail(count))]
+
+    def is_running(self) -> bool:
+        """Whether the server's thread lives."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """End the server after the requests that it has, and its threads."""
+        self._server.should_exit = True
+        self._thread.join()
+        logging.getLogger("airserve_nb").removeHandler(self._log)
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that says when it listens, and leaves the process's signals alone."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+def _start_logbook() -> LogBook:
+    """Keep what our loggers say instead of printing it into whatever cell runs."""
+    book = LogBook()
+    ours = logging.getLogger("airserve_nb")
+    ours.addHandler(book)
+    ours.propagate = False
+    return book
+
+
+def _mounted(app: Endpoint | Any, prefix: str) -> Any:
+    """Serve ``app`` below ``prefix``, and a sentence elsewhere."""
+
+    async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path != prefix and not path.startswith(f"{prefix}/"):
+            body = f'{{"error":"There is nothing here; the deployment is at {prefix}."}}'.encode()
+            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+            await send({"type": "http.response.start", "status": 404, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+            return
+        await app({**scope, "root_path": prefix}, receive, send)
+
+    return mounted
+
+
+def _cancelled_on_disconnect(app: Any) -> Any:
+    """Cancel a request when its client leaves, as Ray Serve does; uvicorn by itself lets it run on."""
+
+    async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+        body_complete = asyncio.Event()
+
+        async def receive_body() -> Message:
+            message = await receive()
+            if not message.get("more_body", False):
+                body_complete.set()
+            return message
+
+        async def client_left() -> None:
+            await body_complete.wait()
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        serving = asyncio.ensure_future(app(scope, receive_body, send))
+        leaving = asyncio.ensure_future(client_left())
+        await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        leaving.cancel()
+        if serving.done():
+            # Raises what the endpoint raised.
+            await serving
+            return
+        serving.cancel()
+        with suppress(asyncio.CancelledError):
+            await serving
+
+    return watched

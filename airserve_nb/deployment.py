@@ -20,12 +20,14 @@ from airserve_nb.checkpoint import Checkpoint
 from airserve_nb.endpoint import Endpoint
 from airserve_nb.errors import AirServeError, OptionError
 from airserve_nb.http_adapters import json_to_ndarray
-from airserve_nb.logbook import LogBook
+from airserve_nb.logbook import LogBook, users_traceback
 from airserve_nb.predictor import Predictor
 from airserve_nb.telemetry import Cursor, Page
 from airserve_nb.version import VersionSpec, make_spec, resolve_predictor
 
 __all__ = ["PredictorDeployment", "Replica", "build_app"]
+
+logger = logging.getLogger("airserve_nb.deployment")
 
 # A notebook's replicas share few cores: with a whole CPU each, the new replicas of a rolling update
 # would wait for ever beside the old ones.
@@ -38,14 +40,14 @@ ONGOING_BEYOND_QUEUE = 1_000
 class Replica:
     """One replica: an :class:`~airserve_nb.endpoint.Endpoint` and the methods that a handle can call."""
 
-    async def __init__(self, spec: VersionSpec, name: str) -> None:
+    async def __init__(self, spec: VersionSpec, name: str) -> None:  # type: ignore[misc] - Serve awaits it
         self._endpoint = Endpoint(name, show_errors=_answers_only_this_machine(), echo_client_id=False)
         self._spec = _with_gpu(spec)
         self._log = _start_logbook()
         self._rebuilt = 0
         await self._endpoint.activate(self._spec)
 
-    def __serve_build_asgi_app__(self) -> Endpoint:  # noqa: PLW3201 - the name that Serve looks for
+    def __serve_build_asgi_app__(self) -> Endpoint:
         return self._endpoint
 
     async def predict(self, value: Any) -> Any:
@@ -67,12 +69,11 @@ class Replica:
                 version = f"{spec.version.partition('.')[0]}.{self._rebuilt}"
                 await self._endpoint.activate(replace(spec, version=version))
             else:
-                self._endpoint.version.batcher.settings = spec.settings
+                self._endpoint.set_batching(spec.settings)
             self._spec = spec
         except Exception as error:  # noqa: BLE001 - see above
-            logging.getLogger("airserve_nb.replica").error(
-                "user_config was refused, the old version goes on serving: %s", error, exc_info=error
-            )
+            cause = users_traceback(error)
+            logger.error("user_config was refused, the old version goes on serving: %s\n%s", error, cause)  # noqa: TRY400 - as above
 
     def page(self, cursors: Mapping[str, Cursor]) -> tuple[str, Page]:
         """Return this replica's name and its records since its cursor."""
@@ -105,7 +106,9 @@ def _changed_spec(spec: VersionSpec, changes: Mapping[str, Any]) -> tuple[Versio
     settings = spec.settings
     if "batching_params" in rest:
         params = rest.pop("batching_params")
-        settings = settings.changed(params) if isinstance(params, Mapping) else BatchSettings.from_params(params)
+        settings = (
+            settings.changed(params) if isinstance(params, Mapping) else BatchSettings.from_params(params)
+        )
     settings = settings.changed(rest)
     # Turning batching on or off changes what predict is given, so requests must not be mixed.
     rebuild |= settings.enabled != spec.settings.enabled
@@ -163,7 +166,7 @@ class _PredictorDeployment:
         _serve_deployment(merged)
         return _PredictorDeployment(merged)
 
-    def bind(  # noqa: PLR0913 - the arguments are Ray AIR's
+    def bind(
         self,
         predictor_cls: type[Predictor] | str,
         checkpoint: Any,

@@ -26,10 +26,13 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
+from airserve_nb._sentences import describe, printable
 from airserve_nb.batching.execution import Answer
+from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.encoding import encode
-from airserve_nb.errors import PredictFailedError, QueueFullError, RequestError
+from airserve_nb.errors import BadOutputError, QueueFullError, RequestError
 from airserve_nb.http_adapters import RawRequest
+from airserve_nb.logbook import users_traceback
 from airserve_nb.telemetry import Recorder, RequestRecord
 from airserve_nb.version import Version, VersionSpec, numbered
 
@@ -52,6 +55,7 @@ HTTP_SERVER_ERROR = 500
 # Where the FastAPI route finds the exchange it belongs to.
 EXCHANGE_KEY = "airserve_nb.exchange"
 CLIENT_ID_LENGTH = 64
+JSON_CONTENT = (b"content-type", b"application/json")
 _NOT_IN_CLIENT_ID = re.compile(rb"[^A-Za-z0-9._:-]")
 
 
@@ -63,6 +67,7 @@ class _Exchange:
     def __init__(self, request_id: str, version: Version) -> None:
         self.request_id = request_id
         self.version = version
+        version.hold()
         self.client_id = b""
         self.arrived = time.perf_counter()
         self.arrived_at = time.time()
@@ -74,8 +79,9 @@ class _Exchange:
         """Note that nobody waits for the answer any more."""
         self.status, self.error = HTTP_CLIENT_LEFT, "The client left before the answer."
 
-    def record(self, recorder: Recorder, replica: str) -> None:
-        """Write down how it went."""
+    def end(self, recorder: Recorder, replica: str) -> None:
+        """Write down how it went, and let go of the version."""
+        self.version.release()
         total_ms = (time.perf_counter() - self.arrived) * 1e3
         answer = self.answer or _NO_ANSWER
         recorder.add_request(
@@ -131,16 +137,18 @@ class Endpoint:
         self._next_request_id = numbered(f"r{self.replica}")
         self._next_batch_id = numbered(f"b{self.replica}")
         self._version: Version | None = None
+        self._retiring: set[asyncio.Future[None]] = set()
         self._docs: dict[str, FastAPI] = {}
 
     # -- versions -------------------------------------------------------------------------------
 
     @property
-    def version(self) -> Version:
-        """The version that serves."""
-        if self._version is None:
-            raise QueueFullError(f"{self.name} has not loaded its model yet; try again in a moment.")
+    def version(self) -> Version | None:
+        """The version that serves; None before the first is loaded."""
         return self._version
+
+    def _not_loaded(self) -> tuple[str, list[tuple[bytes, bytes]]]:
+        return f"{self.name} has no model loaded now; try again in a moment.", [(b"retry-after", b"1")]
 
     async def activate(self, spec: VersionSpec) -> None:
         """Load a version beside the one that serves, then let it serve; the old one finishes its requests.
@@ -153,12 +161,24 @@ class Endpoint:
         await version.batcher.start()
         replaced, self._version = self._version, version
         if replaced is not None:
-            await replaced.batcher.close()
+            self._retire(replaced)
+
+    def _retire(self, version: Version) -> None:
+        retiring = asyncio.ensure_future(version.retire())
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+
+    def set_batching(self, settings: BatchSettings) -> None:
+        """Let the version that serves batch by other limits, at once."""
+        if self._version is not None:
+            self._version.batcher.settings = settings
 
     async def close(self) -> None:
-        """Let the waiting requests be answered, then end the model thread."""
+        """Let the requests that are here be answered, then end the model threads."""
         if self._version is not None:
-            await self._version.batcher.close()
+            self._retire(self._version)
+            self._version = None
+        await asyncio.gather(*self._retiring)
 
     # -- ASGI -----------------------------------------------------------------------------------
 
@@ -173,30 +193,38 @@ class Endpoint:
         if path in {"", "/"}:
             await self._serve_prediction(scope, receive, send)
         elif path in {"/openapi.json", "/docs"}:
-            await self._fastapi(self.version)(scope, receive, send)
+            await self._serve_description(scope, receive, send)
         else:
-            await _send(send, 404, self._error_body(f"There is nothing at {path}; predictions are at /."))
+            await self._refuse_early(
+                send, 404, f"There is nothing at {printable(path)}; predictions are at /."
+            )
+
+    async def _serve_description(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "GET":
+            await self._refuse_early(
+                send, 405, f"{scope['method']} is not allowed here; use GET.", [_allow("GET")]
+            )
+        elif self._version is None:
+            await self._refuse_early(send, 503, *self._not_loaded())
+        else:
+            await self._fastapi(self._version)(scope, receive, send)
 
     async def _serve_prediction(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in {"GET", "POST"}:
-            body = self._error_body(f"{scope['method']} is not allowed here; use POST or GET.")
-            await _send(send, 405, body, [(b"allow", b"GET, POST")])
+            sentence = f"{scope['method']} is not allowed here; use POST or GET."
+            await self._refuse_early(send, 405, sentence, [_allow("GET, POST")])
             return
-        try:
-            exchange = _Exchange(self._next_request_id(), self.version)
-        except QueueFullError as error:
-            await _send(send, error.status, self._error_body(str(error)), _retry_after(error))
+        if self._version is None:
+            await self._refuse_early(send, 503, *self._not_loaded())
             return
+        exchange = _Exchange(self._next_request_id(), self._version)
         if self._echo_client_id:
             exchange.client_id = _client_id(scope)
         try:
             body = await _read_body(receive)
             exchange.arrived, exchange.arrived_at = time.perf_counter(), time.time()
-            if exchange.version.adapter.read is None:
-                await self._through_fastapi(exchange, scope, body, send)
-            else:
-                status, headers, content = await self._answer_raw(exchange, scope, body)
-                await _send(send, status, content, headers)
+            status, headers, content = await self._guarded_answer(exchange, scope, body)
+            await _send(send, status, content, headers)
         except _ClientLeftError:
             exchange.leave()
         except asyncio.CancelledError:
@@ -204,7 +232,21 @@ class Endpoint:
             exchange.leave()
             raise
         finally:
-            exchange.record(self.recorder, self.replica)
+            exchange.end(self.recorder, self.replica)
+
+    async def _guarded_answer(self, exchange: _Exchange, scope: Scope, body: bytes) -> Reply:
+        """Answer, whatever an adapter or an encoder raises on its way."""
+        try:
+            if exchange.version.adapter.read is None:
+                return await self._answer_through_fastapi(exchange, scope, body)
+            return await self._answer_raw(exchange, scope, body)
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            failure = RequestError(f"The request could not be handled: {describe(error)}.")
+            failure.__cause__ = error
+            return self._refuse(exchange, failure)
 
     async def _answer_raw(self, exchange: _Exchange, scope: Scope, body: bytes) -> Reply:
         """Answer through a built-in adapter, without FastAPI."""
@@ -216,15 +258,23 @@ class Endpoint:
             return self._refuse(exchange, error)
         return await self._predict(exchange, value)
 
-    async def _through_fastapi(self, exchange: _Exchange, scope: Scope, body: bytes, send: Send) -> None:
-        """Answer through FastAPI, with the body read already."""
+    async def _answer_through_fastapi(self, exchange: _Exchange, scope: Scope, body: bytes) -> Reply:
+        """Answer through FastAPI, with the body read already; what it would send is handed back."""
         unread = [{"type": "http.request", "body": body, "more_body": False}]
+        start: Message = {}
+        parts: list[bytes] = []
 
         async def receive() -> Message:
             # An empty list: FastAPI asks only to learn of a disconnect, which the host watches for.
             return unread.pop() if unread else {"type": "http.disconnect"}
 
+        async def send(message: Message) -> None:
+            start.update(message if message["type"] == "http.response.start" else {})
+            parts.append(message.get("body", b""))
+
         await self._fastapi(exchange.version)({**scope, EXCHANGE_KEY: exchange}, receive, send)
+        headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
+        return start["status"], headers, b"".join(parts)
 
     def _fastapi(self, version: Version) -> FastAPI:
         """Return the version's FastAPI application; made when it is first needed."""
@@ -251,7 +301,9 @@ class Endpoint:
         RequestError
             What an HTTP client would have been answered.
         """
-        exchange = _Exchange(self._next_request_id(), self.version)
+        if self._version is None:
+            raise QueueFullError(self._not_loaded()[0])
+        exchange = _Exchange(self._next_request_id(), self._version)
         try:
             answer = await exchange.version.batcher.submit(value)
             exchange.answer = answer
@@ -259,7 +311,7 @@ class Endpoint:
                 raise answer.error
             return answer.value
         except RequestError as error:
-            exchange.status, exchange.error = error.status, str(error)
+            exchange.status, exchange.error = error.status, printable(str(error))
             self._log(exchange, error)
             # The cause may not be picklable, and its traceback stays here.
             raise error from None
@@ -267,7 +319,7 @@ class Endpoint:
             exchange.leave()
             raise
         finally:
-            exchange.record(self.recorder, self.replica)
+            exchange.end(self.recorder, self.replica)
 
     async def _predict(self, exchange: _Exchange, value: Any) -> Reply:
         try:
@@ -280,26 +332,39 @@ class Endpoint:
             return self._refuse(exchange, error)
 
     def _refuse(self, exchange: _Exchange, error: RequestError) -> Reply:
-        exchange.status, exchange.error = error.status, str(error)
+        exchange.status, exchange.error = error.status, printable(str(error))
         self._log(exchange, error)
         headers = self._headers(exchange)
         if isinstance(error, QueueFullError):
             headers += _retry_after(error)
-        return error.status, headers, self._error_body(self._public_sentence(error), exchange.request_id)
+        return error.status, headers, _error_body(self._public_sentence(error), exchange.request_id)
 
     def _public_sentence(self, error: RequestError) -> str:
-        if isinstance(error, PredictFailedError) and not self._show_errors:
-            return f"predict raised {error.error_type}; the server's log has more under the request's id."
-        return str(error)
+        # What a predictor or an adapter raised by accident may tell what only its owner should read.
+        by_accident = error.status >= HTTP_SERVER_ERROR and not isinstance(
+            error, QueueFullError | BadOutputError
+        )
+        if by_accident and not self._show_errors:
+            kind = type(error.__cause__).__name__ if error.__cause__ else type(error).__name__
+            return f"The prediction failed with {kind}; the server's log has more under the request's id."
+        return printable(str(error))
 
     def _log(self, exchange: _Exchange, error: RequestError) -> None:
-        if error.status < HTTP_SERVER_ERROR or isinstance(error, QueueFullError):
-            return
-        logger.error("%s: %s", exchange.request_id, error, exc_info=error.__cause__ or error)
+        if error.status >= HTTP_SERVER_ERROR and not isinstance(error, QueueFullError):
+            cause = users_traceback(error.__cause__ or error)
+            logger.error("%s: %s\n%s", exchange.request_id, printable(str(error)), cause)
+
+    async def _refuse_early(
+        self, send: Send, status: int, sentence: str, headers: list[tuple[bytes, bytes]] | None = None
+    ) -> None:
+        """Refuse what is no prediction, so that nothing is recorded."""
+        request_id = self._next_request_id()
+        ours = [JSON_CONTENT, (b"x-airserve-request-id", request_id.encode()), *(headers or [])]
+        await _send(send, status, _error_body(sentence, request_id), ours)
 
     def _headers(self, exchange: _Exchange) -> list[tuple[bytes, bytes]]:
         headers = [
-            (b"content-type", b"application/json"),
+            JSON_CONTENT,
             (b"x-airserve-request-id", exchange.request_id.encode()),
             (b"x-airserve-version", exchange.version.name.encode()),
         ]
@@ -314,11 +379,14 @@ class Endpoint:
             headers.append((b"server-timing", timing.encode()))
         return headers
 
-    @staticmethod
-    def _error_body(sentence: str, request_id: str | None = None) -> bytes:
-        body = {"error": sentence} if request_id is None else {"error": sentence, "request_id": request_id}
-        # Escaped: a message may hold anything, lone surrogates too.
-        return json.dumps(body, separators=(",", ":")).encode()
+
+def _error_body(sentence: str, request_id: str) -> bytes:
+    # Escaped: a message may hold anything, lone surrogates too.
+    return json.dumps({"error": sentence, "request_id": request_id}, separators=(",", ":")).encode()
+
+
+def _allow(methods: str) -> tuple[bytes, bytes]:
+    return b"allow", methods.encode()
 
 
 def _as_response(reply: Reply) -> Response:
@@ -362,11 +430,7 @@ def _raise_if_gone(message: Message) -> None:
         raise _ClientLeftError
 
 
-async def _send(
-    send: Send, status: int, content: bytes, headers: list[tuple[bytes, bytes]] | None = None
-) -> None:
-    if headers is None:
-        headers = [(b"content-type", b"application/json")]
+async def _send(send: Send, status: int, content: bytes, headers: list[tuple[bytes, bytes]]) -> None:
     length = (b"content-length", str(len(content)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": content})

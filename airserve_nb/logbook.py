@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections import deque
+from pathlib import Path
 
-__all__ = ["LogBook"]
+__all__ = ["LogBook", "users_traceback"]
+
+_PACKAGE = str(Path(__file__).parent)
 
 # A few failing batches with their tracebacks.
 SIZE = 1_000
@@ -29,3 +33,15 @@ class LogBook(logging.Handler):
     def tail(self, count: int) -> list[str]:
         """Return the last ``count`` entries, oldest first; an entry may hold several lines."""
         return list(self._entries)[-count:] if count > 0 else []
+
+
+def users_traceback(error: BaseException) -> str:
+    """Return the traceback of ``error`` from the user's code on: our own frames before it tell nothing."""
+    formatted = traceback.TracebackException.from_exception(error)
+    stack = formatted.stack
+    first_of_theirs = next(
+        (i for i, frame in enumerate(stack) if not frame.filename.startswith(_PACKAGE)), len(stack)
+    )
+    if first_of_theirs < len(stack):
+        formatted.stack = traceback.StackSummary.from_list(stack[first_of_theirs:])
+    return "".join(formatted.format()).rstrip()

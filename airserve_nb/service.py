@@ -6,6 +6,7 @@ in a kernel; deploying under a name again replaces what ran there.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from airserve_nb import _deploy_options as options
 from airserve_nb.collector import Collector
 from airserve_nb.engines.base import Host, Progress, silent
 from airserve_nb.engines.ports import check_port
-from airserve_nb.errors import DeployError, OptionError
+from airserve_nb.errors import DeployError
 from airserve_nb.telemetry import BatchStatistics
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Service:
         import requests
 
         kwargs.setdefault("timeout", REQUEST_TIMEOUT_S)
-        return requests.request(method, self.url, json=json, **kwargs)
+        return requests.request(method, self.url, json=json, **kwargs)  # noqa: S113 - set above
 
     def predict(self, value: Any) -> Any:
         """Predict on a model input, past HTTP and its adapter, through the same batches.
@@ -195,10 +196,9 @@ class Service:
         """End the deployment; what was recorded can still be read."""
         if self._stopped:
             return
-        try:
+        # The last records are a courtesy; stopping must not depend on them.
+        with contextlib.suppress(Exception):
             self._pull()
-        except Exception:  # noqa: BLE001, S110 - the last records are a courtesy; stopping must not depend on them
-            pass
         self._host.stop()
         self._stopped = True
         if _services.get(self.name) is self:
@@ -359,7 +359,7 @@ def _host_locally(
     return LocalHost(name, spec, route_prefix=route_prefix, port=port)
 
 
-def _host_on_ray(  # noqa: PLR0917 - passed on as they came
+def _host_on_ray(
     name: str,
     spec: VersionSpec,
     route_prefix: str,
@@ -400,5 +400,7 @@ def stop(name: str | None = None) -> None:
         return
     if name not in _services:
         known = ", ".join(sorted(_services)) or "none"
-        raise DeployError(f"There is no deployment {name!r}; those of this kernel are: {known}.", deployment=name)
+        raise DeployError(
+            f"There is no deployment {name!r}; those of this kernel are: {known}.", deployment=name
+        )
     _services[name].stop()

@@ -188,7 +188,7 @@ class Recorder:
             counters.sizes[record.batch_size] += 1
             counters.reasons[record.release_reason] += 1
 
-    def since(self, cursor: Cursor = Cursor()) -> Page:  # noqa: B008 - frozen
+    def since(self, cursor: Cursor = Cursor()) -> Page:
         """Return everything after ``cursor``. Reading takes nothing away."""
         with self._lock:
             requests, lost_requests = self._requests.since(cursor.request)

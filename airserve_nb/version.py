@@ -6,6 +6,7 @@ A :class:`VersionSpec` is what travels: plain, picklable, built wherever the end
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib
 import inspect
@@ -160,6 +161,25 @@ class Version:
             version=spec.version,
             replica=replica,
         )
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    def hold(self) -> None:
+        """Bind a request to this version; :meth:`release` lets go. Both on the endpoint's event loop."""
+        self._users += 1
+        self._unused.clear()
+
+    def release(self) -> None:
+        """Let a request go."""
+        self._users -= 1
+        if self._users == 0:
+            self._unused.set()
+
+    async def retire(self) -> None:
+        """Wait until no request is bound to it, then end its model thread."""
+        await self._unused.wait()
+        await self.batcher.close()
 
 
 def numbered(prefix: str) -> Callable[[], str]:

@@ -126,7 +126,7 @@ class MicroBatcher:
             self._changed.notify()
 
     def __len__(self) -> int:
-        """Requests that wait."""
+        """Return how many requests wait."""
         return len(self._queue)
 
     async def submit(self, value: Any) -> Answer:

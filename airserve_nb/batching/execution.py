@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from airserve_nb._sentences import describe, message_of, printable
 from airserve_nb.batching.collate import collate, split
 from airserve_nb.batching.isolation import Blame, isolate
 from airserve_nb.batching.policy import Release, Waiting
@@ -28,6 +29,7 @@ Predict = Callable[[Any], Any]
 
 # After so many batches in a row without a single answer the model is broken, not a request.
 GIVE_UP_RETRIES_AFTER = 3
+FIRST_ERROR_STATUS, LAST_ERROR_STATUS = 400, 599
 
 
 @dataclass(slots=True)
@@ -100,6 +102,15 @@ class Execution:
 
     def run(self, release: Release, settings: BatchSettings) -> list[tuple[Waiting, Answer]]:
         """Answer every member of the batch, whatever the model does."""
+        try:
+            return self._run(release, settings)
+        except Exception as error:
+            # A defect of ours; but a dead model thread would be a dead deployment, without a word.
+            logger.exception("A batch could not be run.")
+            blames = [Blame(member, error, isolated=False) for member in release.members]
+            return [(blame.member, Answer(error=_as_request_error(blame))) for blame in blames]
+
+    def _run(self, release: Release, settings: BatchSettings) -> list[tuple[Waiting, Answer]]:
         answers: list[tuple[Waiting, Answer]] = []
         last_call: dict[int, _Call] = {}
 
@@ -170,40 +181,37 @@ class Execution:
                 other_signatures=release.other_signatures,
                 version=self._version,
                 replica=self._replica,
-                error=None if call.error is None else _sentence(call.error),
+                error=None if call.error is None else describe(call.error),
             )
         )
-
-
-def _sentence(error: BaseException) -> str:
-    """Say an exception in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _as_request_error(blame: Blame[Waiting]) -> RequestError:
     """Make the error that one request is answered with; each gets an object of its own."""
     cause = blame.error
+    status = _status_chosen_by(cause)
+    error: RequestError
     if isinstance(cause, BadOutputError):
-        error: RequestError = BadOutputError(str(cause))
+        error = BadOutputError(message_of(cause))
+    elif status is not None and blame.isolated:
+        # Raised on purpose, for the client to read.
+        error = RequestError(printable(str(getattr(cause, "detail", ""))) or message_of(cause), status=status)
     else:
         together = "" if blame.isolated else " (in a batch with others; this request was not tried alone)"
         error = PredictFailedError(
-            f"predict raised {_sentence(cause)}{together}",
+            f"predict raised {describe(cause)}{together}",
             error_type=type(cause).__name__,
-            error_message=str(cause),
+            error_message=message_of(cause),
             isolated=blame.isolated,
         )
-    status = _status_chosen_by(cause)
-    if status is not None and blame.isolated:
-        error.status = status
     error.__cause__ = cause
     return error
 
 
 def _status_chosen_by(cause: BaseException) -> int | None:
-    """Return the HTTP status that a predictor chose by raising a RequestError or an HTTPException."""
-    if isinstance(cause, RequestError) and not isinstance(cause, BadOutputError):
-        return cause.status
-    status = getattr(cause, "status_code", None)
-    return status if type(cause).__name__ == "HTTPException" and isinstance(status, int) else None
+    """Return the HTTP error status that a predictor chose by raising a RequestError or an HTTPException."""
+    if isinstance(cause, RequestError) or type(cause).__name__ == "HTTPException":
+        status = getattr(cause, "status", None) or getattr(cause, "status_code", None)
+        if isinstance(status, int) and FIRST_ERROR_STATUS <= status <= LAST_ERROR_STATUS:
+            return status
+    return None

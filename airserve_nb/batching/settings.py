@@ -71,8 +71,6 @@ class BatchSettings:
         if batching_params is False:
             # One request is one call, in the order of arrival.
             return cls(max_batch_size=1, enabled=False)
-        if isinstance(batching_params, BatchSettings):
-            return batching_params
         if not isinstance(batching_params, Mapping):
             raise OptionError(
                 f"batching_params is {batching_params!r}, but must be None (defaults), False (no batching) "

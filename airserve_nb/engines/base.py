@@ -20,13 +20,25 @@ def silent(line: str) -> None:
 class Host(Protocol):
     """A deployment that runs."""
 
-    name: str
-    url: str
-    engine: str
-    """``ray`` or ``local``."""
-    ingress: str
-    """``haproxy``, ``python`` (Ray's own) or ``uvicorn`` (the local engine's)."""
-    replicas: int
+    @property
+    def name(self) -> str:
+        """The deployment's name."""
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+
+    @property
+    def engine(self) -> str:
+        """``ray`` or ``local``."""
+
+    @property
+    def ingress(self) -> str:
+        """``haproxy``, ``python`` (Ray's own) or ``uvicorn`` (the local engine's)."""
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas were asked for."""
 
     def predict(self, value: Any) -> Any:
         """Predict on a model input on one replica; blocks."""

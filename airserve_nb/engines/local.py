@@ -17,8 +17,10 @@ from typing import Any, TypeVar
 
 import uvicorn
 
+from airserve_nb._sentences import describe
 from airserve_nb.endpoint import Endpoint, Message, Receive, Scope, Send
 from airserve_nb.engines.ports import listen_near
+from airserve_nb.errors import AirServeError, DeployError
 from airserve_nb.logbook import LogBook
 from airserve_nb.telemetry import Cursor, Page
 from airserve_nb.version import VersionSpec
@@ -61,7 +63,7 @@ class LocalHost:
         self._thread = threading.Thread(target=self._run, name=f"airserve-local-{name}", daemon=True)
         self._thread.start()
         try:
-            self._call(self._endpoint.activate(spec))
+            self.activate(spec)
         except BaseException:
             self.stop()
             raise
@@ -71,9 +73,9 @@ class LocalHost:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._server.serve(sockets=[self._socket]))
+        finally:
             self._loop.run_until_complete(self._endpoint.close())
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
-        finally:
             self._loop.close()
             self._socket.close()
 
@@ -82,7 +84,14 @@ class LocalHost:
 
     def activate(self, spec: VersionSpec) -> None:
         """Serve another version from now on; on an error the old one goes on."""
-        self._call(self._endpoint.activate(spec))
+        try:
+            self._call(self._endpoint.activate(spec))
+        except AirServeError:
+            raise
+        except Exception as error:
+            raise DeployError(
+                f"{self.name} could not start: {describe(error)}.", deployment=self.name
+            ) from error
 
     def is_at(self, route_prefix: str, port: int | None) -> bool:
         """Whether it answers at this route and port (None: any port)."""

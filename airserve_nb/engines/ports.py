@@ -16,7 +16,9 @@ HIGHEST_PORT = 65_535
 
 def check_port(port: int | None) -> None:
     """Refuse what can't be a port."""
-    if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= HIGHEST_PORT):
+    if port is not None and (
+        isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= HIGHEST_PORT
+    ):
         raise OptionError(f"port is {port!r}, but must be a number from 1 to {HIGHEST_PORT}, or None.")
 
 

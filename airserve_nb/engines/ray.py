@@ -7,11 +7,9 @@ it is and never shut down.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
@@ -56,14 +54,14 @@ def deploy(
     DeployError
         With the reason, when it does not come to run.
     """
-    _called_outside_loop(ray_cluster.ensure_serve, port=port, ingress=ingress, progress=progress)
+    ray_cluster.ensure_serve(port=port, ingress=ingress, progress=progress)
     _refuse_what_never_fits(name, num_replicas)
     _refuse_taken_route(name, route_prefix)
     app = PredictorDeployment.options(
         name=name, num_replicas=num_replicas, max_constructor_retry_count=CONSTRUCTOR_TRIES
     ).bind_spec(spec)
     progress(f"Starting {name} ...")
-    with quiet_logs():
+    with ray_cluster.quiet_logs():
         target = serve.RunTarget(app, name=name, route_prefix=route_prefix)
         _called_outside_loop(serve.run_many, [target], wait_for_applications_running=False)
     _wait_until_running(name)
@@ -83,7 +81,7 @@ def connect(app: str) -> RayHost:
             f"There is no application {app!r}, because Ray does not run here; deploy it first, "
             "or ray.init(address=...) to the cluster it runs on."
         )
-    with quiet_logs():
+    with ray_cluster.quiet_logs():
         found = applications()
     if app not in found:
         names = ", ".join(sorted(found)) or "none"
@@ -134,11 +132,13 @@ class RayHost:
 
     def pages(self, cursors: Mapping[str, Cursor]) -> list[tuple[str, Page]]:
         """Return every live replica's name and its records since its cursor; blocks."""
-        return self._broadcast("page", dict(cursors))
+        pages: list[tuple[str, Page]] = self._broadcast("page", dict(cursors))
+        return pages
 
     def log_entries(self, count: int) -> list[tuple[str, list[str]]]:
         """Return every live replica's name and its last log entries; blocks."""
-        return self._broadcast("log_entries", count)
+        entries: list[tuple[str, list[str]]] = self._broadcast("log_entries", count)
+        return entries
 
     def is_running(self) -> bool:
         """Whether the application still exists and runs."""
@@ -150,7 +150,7 @@ class RayHost:
     def stop(self) -> None:
         """Delete the application; harmless when it has gone already."""
         if ray.is_initialized() and self.name in serve.status().applications:
-            with quiet_logs():
+            with ray_cluster.quiet_logs():
                 _called_outside_loop(serve.delete, self.name)
 
     def _broadcast(self, method: str, argument: Any) -> Any:
@@ -233,17 +233,3 @@ def _reason(status: Any) -> str:
 def _looks_like_error(line: str) -> bool:
     head = line.partition(":")[0]
     return head.rpartition(".")[2].endswith(("Error", "Exception", "Interrupt")) and " " not in head
-
-
-@contextmanager
-def quiet_logs() -> Iterator[None]:
-    """Keep Serve's progress messages out of the cell."""
-    loggers = [logging.getLogger(name) for name in ("ray.serve", "ray")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

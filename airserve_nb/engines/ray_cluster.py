@@ -16,7 +16,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -29,7 +31,7 @@ from airserve_nb.engines.base import Progress, silent
 from airserve_nb.engines.ports import check_port, free_port_near, free_ports
 from airserve_nb.errors import DeployError, OptionError
 
-__all__ = ["Ingress", "base_url", "ensure_serve", "ingress_in_place"]
+__all__ = ["Ingress", "base_url", "ensure_serve", "ingress_in_place", "quiet_logs"]
 
 Ingress = Literal["auto", "haproxy", "python"]
 
@@ -46,9 +48,7 @@ _folder: Path | None = None
 _ingress: str | None = None
 
 
-def ensure_serve(
-    *, port: int | None = None, ingress: Ingress = "auto", progress: Progress = silent
-) -> None:
+def ensure_serve(*, port: int | None = None, ingress: Ingress = "auto", progress: Progress = silent) -> None:
     """Start Ray and Serve unless they run.
 
     Raises
@@ -62,11 +62,11 @@ def ensure_serve(
         raise OptionError(f"ingress is {ingress!r}, but must be 'auto', 'haproxy' or 'python'.")
     check_port(port)
     if not ray.is_initialized():
-        _start_ray(ingress, progress)
+        _in_lasting_thread(lambda: _start_ray(ingress, progress))
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
         progress("Starting Ray Serve ...")
-        _start_serve(port)
+        _in_lasting_thread(lambda: _start_serve(port))
     elif port is not None and client.http_config.port != port:
         raise DeployError(
             f"Serve answers on port {client.http_config.port} already, and all deployments share it; "
@@ -108,10 +108,10 @@ def _start_ray(ingress: Ingress, progress: Progress) -> None:
     global _started_by_us, _folder, _ingress  # noqa: PLW0603 - one Ray a process
     chosen = _choose_ingress(ingress)
     progress("Starting Ray (once a kernel, takes some 10 s) ...")
-    _folder = Path(tempfile.mkdtemp(prefix="airserve-"))
+    _folder = Path(tempfile.mkdtemp(prefix="airserve-", dir=_short_temporary_folder()))
     atexit.register(_stop_ray)
     settings = _settings(_folder) | (_haproxy_settings(_folder) if chosen == "haproxy" else {})
-    with _environment(settings):
+    with _environment(settings), quiet_logs():
         ray.init(
             address="local",
             num_cpus=max(MINIMUM_CPUS, os.cpu_count() or 1),
@@ -122,7 +122,32 @@ def _start_ray(ingress: Ingress, progress: Progress) -> None:
             configure_logging=False,
             _temp_dir=str(_folder),
         )
+    # Handles go on telling of their connections, from threads, hence in whichever cell ran last.
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     _started_by_us, _ingress = True, chosen
+
+
+def _in_lasting_thread(start: Callable[[], None]) -> None:
+    """Call ``start`` in a thread that lives as long as this process.
+
+    Ray asks the kernel to end its servers with their parent, and Linux takes the *thread* that started
+    them for the parent: started in a passing thread, they would be killed when it ends.
+    """
+    if threading.current_thread() is threading.main_thread():
+        start()
+        return
+    done: Future[None] = Future()
+
+    def live_on() -> None:
+        try:
+            start()
+            done.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
+            done.set_exception(error)
+        threading.Event().wait()
+
+    threading.Thread(target=live_on, name="airserve-ray-parent", daemon=True).start()
+    done.result()
 
 
 def _choose_ingress(ingress: Ingress) -> str:
@@ -147,6 +172,14 @@ def _haproxy_available() -> bool:
     return True
 
 
+def _short_temporary_folder() -> str | None:
+    """Return a folder with a short path, or None for the default one.
+
+    HAProxy takes socket paths of at most 97 bytes, and Serve puts a node's id of 56 into them.
+    """
+    return "/tmp" if os.name == "posix" and os.access("/tmp", os.W_OK) else None  # noqa: S108 - mkdtemp makes it private
+
+
 def _settings(folder: Path) -> dict[str, str]:
     return {
         # A killed proxy is back in seconds instead of half a minute.
@@ -161,6 +194,7 @@ def _settings(folder: Path) -> dict[str, str]:
 def _haproxy_settings(folder: Path) -> dict[str, str]:
     metrics, stats, fallback_http, fallback_grpc = free_ports(4)
     first_http, first_grpc = _port_ranges()
+    own = folder / "h"
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -176,11 +210,11 @@ def _haproxy_settings(folder: Path) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first_http + REPLICA_PORTS),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first_grpc),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first_grpc + REPLICA_PORTS),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy" / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "haproxy" / "admin.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder / "haproxy"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "haproxy" / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "haproxy" / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(own / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(own / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(own),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(own / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(own / "metrics.sock"),
     }
 
 
@@ -195,23 +229,32 @@ def _port_ranges() -> tuple[int, int]:
 
 def _start_serve(port: int | None) -> None:
     chosen = free_port_near(port)
-    logger = logging.getLogger("ray.serve")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
+    with quiet_logs():
         serve.start(http_options={"host": "127.0.0.1", "port": chosen})
-    finally:
-        logger.setLevel(level)
 
 
 def _stop_ray() -> None:
     """End what we started: at exit, quick, and tolerant of a Ray that has gone already."""
-    global _started_by_us, _ingress  # noqa: PLW0603 - one Ray a process
+    global _started_by_us, _ingress
     if _started_by_us and ray.is_initialized():
         ray.shutdown()
     _started_by_us, _ingress = False, None
     if _folder is not None:
         shutil.rmtree(_folder, ignore_errors=True)
+
+
+@contextmanager
+def quiet_logs() -> Iterator[None]:
+    """Keep Ray's progress messages out of the cell."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.serve")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager

@@ -1,0 +1,283 @@
+"""The timeline: the picture that explains micro-batching.
+
+One bar a request, grey while it waits, in its batch's colour while the model predicts it. The members of a batch
+share one call of predict, so their coloured parts stand exactly below each other, and a strip with the batch's
+size and release reason holds them together. The colours are those of Okabe and Ito's palette that are told apart
+on white in every kind of colour blindness; neighbouring batches differ in lightness too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.transforms import blended_transform_factory
+
+from airserve_nb._figure_base import axes_or_new, strip_down
+
+__all__ = ["timeline"]
+
+BATCH_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
+WAITING = "#A6A6A6"
+OTHER = "#E4E4E4"
+UNKNOWN = "#8FB8D4"
+FAILED = "#B3261E"
+
+FEWEST_ROWS = 4
+"""The picture has room for so many bars at least: a lone one would be a wall."""
+DENSE = 60
+"""From so many requests on, bars touch: gaps would eat them."""
+
+Floats = npt.NDArray[np.float64]
+
+
+def timeline(requests: pd.DataFrame, batches: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw one bar a request, in the order of sending: waiting, predicting, the rest.
+
+    Parameters
+    ----------
+    requests
+        Columns ``sent``, ``done`` (seconds), ``outcome``, ``batch_id``, ``queue_ms``, ``predict_ms``. Requests that
+        were never sent are left out.
+    batches
+        Columns ``batch_id``, ``batch_size``, ``release_reason``, ``released`` (seconds), ``predict_ms``; may be empty.
+    ax
+        Where to draw; None makes a figure.
+
+    Returns
+    -------
+    Axes
+        Its x axis is in milliseconds from the start, or in seconds from ten on.
+    """
+    ax = axes_or_new(ax, (9, 4))
+    rows = _ordered(requests.dropna(subset=["sent"]), batches)
+    end = float(
+        rows[["sent", "done"]]
+        .to_numpy(float)
+        .max(initial=0.0, where=rows[["sent", "done"]].notna().to_numpy())
+    )
+    rows["done"] = rows["done"].fillna(end)  # stopped while under way: open to the end
+    scale, unit = (1.0, "s") if end >= 10 else (1000.0, "ms")  # noqa: PLR2004 - 10,000 ms is hard to read
+    groups = _groups(rows, batches)
+    _draw_bars(ax, rows, groups, scale)
+    _draw_failures(ax, rows, scale)
+    strip_down(ax)
+    ax.set_title(_timeline_title(requests, batches), loc="left", pad=26)
+    ax.set_xlabel(f"time since the probe started ({unit})")
+    ax.set_ylabel("requests, by batch" if groups else "requests, as sent")
+    ax.set_ylim(max(len(rows), FEWEST_ROWS) + 0.6, 0.4)
+    ax.set_xlim(0, end * scale * 1.01 or 1)
+    few = len(rows) <= 12  # noqa: PLR2004 - more numbers than that stand too close
+    ax.yaxis.set_major_locator(
+        FixedLocator(range(1, len(rows) + 1)) if few else MaxNLocator(8, integer=True, steps=[1, 2, 5, 10])
+    )
+    _draw_strips(ax, groups)
+    _legend(ax, rows, groups)
+    return ax
+
+
+def _ordered(requests: pd.DataFrame, batches: pd.DataFrame) -> pd.DataFrame:
+    """Sort by the start of predict, then by sending, so that a batch's bars are neighbours.
+
+    What reached no batch comes where it ended. Requests of a burst leave within microseconds, so their order
+    of sending alone would say nothing and tear the batches apart.
+    """
+    if batches.empty:
+        return requests.sort_values("sent", kind="stable", ignore_index=True)
+    start = requests["batch_id"].map(batches.set_index("batch_id")["released"]).astype(float)
+    keyed = requests.assign(_start=start.fillna(requests["done"]))
+    return keyed.sort_values(["_start", "batch_id", "sent"], kind="stable", ignore_index=True)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The bars of one batch."""
+
+    rows: npt.NDArray[np.int64]
+    """Their places in the picture, ascending, from 0."""
+    start: float
+    """When predict began, in seconds."""
+    predict_s: float
+    color: str
+    label: str
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Yield first and last place of each stretch of neighbouring bars."""
+        for run in np.split(self.rows, np.flatnonzero(np.diff(self.rows) > 1) + 1):
+            yield int(run[0]), int(run[-1])
+
+
+def _groups(rows: pd.DataFrame, batches: pd.DataFrame) -> list[_Group]:
+    places = rows.groupby("batch_id", sort=False).indices
+    groups = []
+    for number, batch in enumerate(batches.sort_values("released", kind="stable").to_dict("records")):
+        if batch["batch_id"] in places:
+            reason = batch["release_reason"]
+            label = f"batch of {batch['batch_size']}"
+            groups.append(
+                _Group(
+                    rows=np.sort(places[batch["batch_id"]]),
+                    start=batch["released"],
+                    predict_s=batch["predict_ms"] / 1000,
+                    color=BATCH_COLORS[number % len(BATCH_COLORS)],
+                    label=f"{label} · {reason.replace('_', ' ')}" if isinstance(reason, str) else label,
+                )
+            )
+    return groups
+
+
+def _draw_bars(ax: Axes, rows: pd.DataFrame, groups: Iterable[_Group], scale: float) -> None:
+    """Draw, for each request: the whole bar, what it waited, what it was predicted."""
+    half = 0.5 if len(rows) >= DENSE else 0.39
+    sent, done = rows["sent"].to_numpy(float), rows["done"].to_numpy(float)
+    grouped = np.zeros(len(rows), dtype=bool)
+    for group in groups:
+        grouped[group.rows] = True
+    answered = (rows["outcome"] == "ok").to_numpy(bool)
+    everywhere = np.arange(len(rows))
+    _bars(ax, everywhere[~answered], sent, done, half, OTHER, scale)
+    _bars(ax, everywhere[answered & ~grouped], sent, done, half, UNKNOWN, scale)
+    _bars(ax, everywhere[answered & grouped], sent, done, half, OTHER, scale)
+    for group in groups:
+        start = np.full(len(rows), group.start)
+        queued = rows["queue_ms"].fillna(0).to_numpy(float) / 1000
+        _bars(ax, group.rows, np.maximum(sent, start - queued), start, half, WAITING, scale)
+        _bars(ax, group.rows, start, start + group.predict_s, half, group.color, scale)
+
+
+def _bars(
+    ax: Axes,
+    places: npt.NDArray[np.int64],
+    left: Floats,
+    right: Floats,
+    half: float,
+    color: str,
+    scale: float,
+) -> None:
+    """Draw bars at ``places`` as one collection: some thousand patches would be slow."""
+    if not len(places):
+        return
+    x0, x1, y = left[places] * scale, right[places] * scale, places + 1.0
+    corners = [(x0, y - half), (x0, y + half), (x1, y + half), (x1, y - half)]
+    vertices = list(np.stack([np.stack(corner, axis=-1) for corner in corners], axis=1))
+    ax.add_collection(PolyCollection(vertices, facecolors=color, edgecolors="none", antialiased=half < 0.5))  # noqa: PLR2004
+
+
+def _draw_failures(ax: Axes, rows: pd.DataFrame, scale: float) -> None:
+    """Put a cross at the end of every bar without a successful answer."""
+    failed = rows[rows["outcome"] != "ok"]
+    if failed.empty:  # an unclipped line without points would count as one at the picture's corner
+        return
+    size = 6 if len(rows) < DENSE else 4
+    ax.plot(
+        failed["done"] * scale,
+        failed.index + 1,
+        "x",
+        color=FAILED,
+        markersize=size,
+        markeredgewidth=1.5,
+        clip_on=False,
+    )
+
+
+def _draw_strips(ax: Axes, groups: list[_Group]) -> None:
+    """Hold each batch together by a strip at the right edge; label them where there is room to name most."""
+    across = blended_transform_factory(ax.transAxes, ax.transData)
+    room = _rows_a_line(ax)
+    labels: list[tuple[float, str]] = []
+    for group in groups:
+        runs = list(group.runs())
+        for first, last in runs:
+            y = [first + 0.62, last + 1.38]
+            ax.plot(
+                [1.012] * 2,
+                y,
+                color=group.color,
+                lw=3,
+                solid_capstyle="butt",
+                transform=across,
+                clip_on=False,
+            )
+        first, last = max(runs, key=_length)
+        middle = (first + last) / 2 + 1
+        if not labels or middle - labels[-1][0] >= room:
+            labels.append((middle, group.label))
+    if 2 * len(labels) < len(groups):
+        return  # a choice of a few among many would only look like the truth
+    for middle, label in labels:
+        ax.text(1.026, middle, label, transform=across, va="center", ha="left", fontsize="small")
+
+
+def _length(run: tuple[int, int]) -> int:
+    return run[1] - run[0]
+
+
+def _rows_a_line(ax: Axes) -> float:
+    """Return how many bars are as high as a line of small text, by the size of the figure."""
+    figure = ax.get_figure(root=True)
+    height_pt = (
+        (figure.get_figheight() if figure is not None else 4.0) * 72 * 0.7
+    )  # titles and labels take the rest
+    low, high = ax.get_ylim()
+    return abs(high - low) / height_pt * 13
+
+
+def _legend(ax: Axes, rows: pd.DataFrame, groups: list[_Group]) -> None:
+    """Name the parts of a bar that are there, above the picture."""
+    entries: list[tuple[Any, str]] = []
+    if groups:
+        colors = list(dict.fromkeys(group.color for group in groups))[:3]
+        entries = [
+            (Patch(color=WAITING), "waiting"),
+            (tuple(Patch(color=color) for color in colors), "predicting (a colour a batch)"),
+            (Patch(color=OTHER), "overhead"),
+        ]
+    elif (rows["outcome"] == "ok").any():
+        entries = [(Patch(color=UNKNOWN), "answered")]
+    if (rows["outcome"] != "ok").any():
+        entries.append(
+            (Line2D([], [], color=FAILED, marker="x", linestyle="none", markeredgewidth=1.5), "failed")
+        )
+    if entries:
+        handles, labels = zip(*entries, strict=True)
+        ax.legend(
+            handles,
+            labels,
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=len(entries),
+            frameon=False,
+            fontsize="small",
+            borderaxespad=0.2,
+            borderpad=0.2,
+            handlelength=1.6,
+            columnspacing=1.4,
+            handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
+        )
+
+
+def _timeline_title(requests: pd.DataFrame, batches: pd.DataFrame) -> str:
+    """State the finding."""
+    kinds = Counter(requests["outcome"])
+    rode = int(requests["batch_id"].notna().sum())
+    failed = len(requests) - kinds["ok"]
+    noun = "request" if len(requests) == 1 else "requests"
+    if len(batches):
+        batch = "batch" if len(batches) == 1 else "batches"
+        share = f"{rode} of {len(requests)}" if rode < len(requests) else f"{rode}"
+        title = f"{share} {noun} rode in {len(batches)} {batch}"
+        return f"{title}, {failed} failed" if failed else title
+    if not failed:
+        return f"{len(requests)} {noun}, all answered" if len(requests) > 1 else "1 request, answered"
+    return f"{failed} of {len(requests)} {noun} failed"

@@ -1,0 +1,245 @@
+"""How a service looks: one line of text, and a card in the notebook.
+
+The text is the same on every run: no port, no time, no id, so that a saved notebook can be compared with
+a new run. The card has everything; its colours come from the notebook's theme. Both are made from a
+:class:`ServiceView`, plain values collected beforehand, so that showing a service never waits for a network.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airserve_nb.telemetry import BatchStatistics
+
+if TYPE_CHECKING:
+    import jinja2
+
+__all__ = [
+    "ServiceList",
+    "ServiceView",
+    "curl_command",
+    "service_html",
+    "service_text",
+    "services_html",
+    "services_text",
+]
+
+_LONGEST_CURL = 2000  # characters; a longer line is no use to anyone who reads the card
+_REQUEST_KEYS = frozenset({"json", "params", "data", "headers", "method"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceView:
+    """What is shown of a service."""
+
+    name: str
+    url: str | None = None
+    state: str = "running"
+    """``starting``, ``running``, ``updating``, ``failed`` or ``stopped``."""
+    engine: str = "ray"
+    ingress: str | None = None
+    """Who takes the requests in: ``haproxy`` or ``python`` on Ray, ``uvicorn`` in this kernel."""
+    version: str | None = None
+    replicas: int | None = None
+    batching: str | None = None
+    """How it batches, in words such as ``up to 10 requests, wait 0 ms`` or ``off``; None when unknown here."""
+    example: Any = None
+    """A request body, or request arguments such as ``{"params": ...}``; None for none."""
+    statistics: BatchStatistics | None = None
+    note: str | None = None
+    """One sentence that the user should know, such as why a slower ingress is used."""
+
+    @classmethod
+    def of(cls, service: Any, *, ask: bool = False) -> ServiceView:
+        """Collect the values of a service.
+
+        Parameters
+        ----------
+        service
+            Any object with ``name`` and, where it has them, the other fields as attributes.
+        ask
+            Also ask its replicas for their statistics, over the network. When they don't answer, the
+            view has none.
+        """
+        names = [name for name in cls.__dataclass_fields__ if name not in ("name", "statistics")]
+        values = {name: getattr(service, name) for name in names if getattr(service, name, None) is not None}
+        return cls(name=service.name, statistics=_statistics(service) if ask else None, **values)
+
+    @property
+    def engine_line(self) -> str:
+        """Where it runs, in words."""
+        engine = {"ray": "Ray Serve", "local": "this kernel"}.get(self.engine, self.engine)
+        ingress = {"haproxy": "HAProxy", "python": "Ray's own ingress"}.get(self.ingress or "")
+        parts = [f"{engine} behind {ingress}" if ingress else engine]
+        if self.replicas is not None:
+            parts.append(_plural(self.replicas, "replica"))
+        return ", ".join(parts)
+
+    @property
+    def link(self) -> str | None:
+        """The URL, where it can be followed: not when stopped, and nothing but a web address."""
+        if self.url is None or self.state == "stopped" or not self.url.startswith(("http://", "https://")):
+            return None
+        return self.url
+
+    @property
+    def curl(self) -> str | None:
+        """A line for a shell that sends the example, where there is a link."""
+        return curl_command(self.link, self.example) if self.link is not None else None
+
+    @property
+    def figures(self) -> tuple[tuple[str, str], ...]:
+        """What it has done so far: names and values."""
+        statistics = self.statistics
+        if statistics is None:
+            return ()
+        return (
+            ("requests", f"{statistics.requests:,}"),
+            ("errors", f"{statistics.errors:,}"),
+            ("batches", f"{statistics.batches:,}"),
+            ("mean batch size", _number(statistics.mean_batch_size)),
+            ("mean wait", _milliseconds(statistics.mean_queue_ms)),
+            ("mean predict", _milliseconds(statistics.mean_predict_ms)),
+        )
+
+    @property
+    def histogram(self) -> tuple[tuple[int, int, float], ...]:
+        """Batch sizes with their counts and their heights, 0 to 1; gaps filled, at most 32 sizes."""
+        sizes = self.statistics.batch_sizes if self.statistics is not None else {}
+        if not sizes:
+            return ()
+        largest, most = max(sizes), max(sizes.values())
+        width = math.ceil(largest / 32)
+        counts = [
+            (first, sum(sizes.get(size, 0) for size in range(first, first + width)))
+            for first in range(1, largest + 1, width)
+        ]
+        most = max(most, *(count for _, count in counts))
+        return tuple((first, count, count / most) for first, count in counts)
+
+
+def _statistics(service: Any) -> BatchStatistics | None:
+    try:
+        statistics = service.statistics()
+    except Exception:  # noqa: BLE001 - whatever ails one service, the others are to be shown
+        return None
+    return statistics if isinstance(statistics, BatchStatistics) else None
+
+
+@dataclass(frozen=True)
+class ServiceList:
+    """What ``%serve`` shows."""
+
+    views: tuple[ServiceView, ...]
+
+    def __repr__(self) -> str:
+        return services_text(self.views)
+
+    def _repr_html_(self) -> str:
+        return services_html(self.views)
+
+
+def service_text(view: ServiceView) -> str:
+    """Return one line, the same on every run."""
+    return f"<Service {view.name}: {_words(view)}>"
+
+
+def services_text(views: Sequence[ServiceView]) -> str:
+    """Return a line a service, the same on every run."""
+    if not views:
+        return "No services: begin a cell with %%serve NAME to make one."
+    width = max(len(view.name) for view in views)
+    return "\n".join(f"{view.name:<{width}}  {_words(view)}" for view in views)
+
+
+def _words(view: ServiceView) -> str:
+    words = f"{view.state}, engine {view.engine}"
+    return f"{words}, batching {view.batching}" if view.batching else words
+
+
+def service_html(view: ServiceView) -> str:
+    """Return the card of a service."""
+    return _templates().get_template("service.html.j2").render(view=view)
+
+
+def services_html(views: Sequence[ServiceView]) -> str:
+    """Return a table of services."""
+    return _templates().get_template("services.html.j2").render(views=views)
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    import jinja2  # late: 0.1 s that loading the magics need not pay
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("airserve_nb"),
+        autoescape=True,  # names, URLs and examples come from users
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def curl_command(url: str, example: Any = None) -> str:
+    """Return a curl line that sends ``example``, quoted for a POSIX shell.
+
+    Parameters
+    ----------
+    url
+        The service's URL.
+    example
+        A JSON body; or request arguments, a dict with none but the keys ``json``, ``params``, ``data``, ``headers``
+        and ``method``, among them ``json``, ``params`` or ``data``. None asks with GET.
+    """
+    arguments = example if _is_request(example) else ({} if example is None else {"json": example})
+    parts = ["curl", _with_query(url, arguments.get("params"))]
+    if "method" in arguments:
+        parts += ["-X", str(arguments["method"])]
+    for name, value in dict(arguments.get("headers") or {}).items():
+        parts += ["-H", f"{name}: {value}"]
+    body, data = arguments.get("json"), arguments.get("data")
+    if body is not None:
+        text = json.dumps(body, default=str)
+        parts += [
+            "-H",
+            "Content-Type: application/json",
+            "-d",
+            text if len(text) <= _LONGEST_CURL else "@body.json",
+        ]
+    elif isinstance(data, str):
+        parts += ["--data-raw", data] if len(data) <= _LONGEST_CURL else ["--data-binary", "@body"]
+    elif data is not None:
+        parts += ["--data-binary", "@body"]  # bytes have no form that a shell takes
+    return shlex.join(parts)
+
+
+def _is_request(example: Any) -> bool:
+    if not isinstance(example, Mapping) or not example:
+        return False
+    return _REQUEST_KEYS.issuperset(example) and not {"json", "params", "data"}.isdisjoint(example)
+
+
+def _with_query(url: str, params: Any) -> str:
+    if not params:
+        return url
+    from urllib.parse import urlencode
+
+    return f"{url}?{urlencode(params, doseq=True)}"
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1f}"  # noqa: RUF001 - a dash for "nothing yet"
+
+
+def _milliseconds(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1f} ms"  # noqa: RUF001 - as above

@@ -1,0 +1,1 @@
+"""Predictors for frameworks, one module each."""

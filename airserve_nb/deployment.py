@@ -40,7 +40,7 @@ ONGOING_BEYOND_QUEUE = 1_000
 class Replica:
     """One replica: an :class:`~airserve_nb.endpoint.Endpoint` and the methods that a handle can call."""
 
-    async def __init__(self, spec: VersionSpec, name: str) -> None:  # type: ignore[misc] - Serve awaits it
+    async def __init__(self, spec: VersionSpec, name: str) -> None:  # type: ignore[misc]  # Serve awaits it
         self._endpoint = Endpoint(name, show_errors=_answers_only_this_machine(), echo_client_id=False)
         self._spec = _with_gpu(spec)
         self._log = _start_logbook()

@@ -35,8 +35,8 @@ def probe_figure(requests: pd.DataFrame, batches: pd.DataFrame) -> Figure:
         timeline(requests, batches, ax=figure.subplots())
         return figure
     figure = PortableFigure(figsize=(11.5, height), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3.2, 1))
-    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg] # the constrained one, asked for above
+    left, right = figure.subplots(1, 2, width_ratios=(2.9, 1))
+    figure.get_layout_engine().set(wspace=0.06, w_pad=0.1, h_pad=0.1)  # type: ignore[union-attr, call-arg] # the constrained one, asked for above
     timeline(requests, batches, ax=left)
     batch_size_histogram(batches, ax=right)
     return figure
@@ -66,7 +66,6 @@ def batch_size_histogram(
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
     else:
-        ax.set_ylabel("batches")
         ax.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     step = -(-len(counts) // 8)
     ax.set_xticks(range(0, len(counts), step), list(counts)[::step])
@@ -75,7 +74,8 @@ def batch_size_histogram(
     if max_batch_size is not None:
         _mark_limit(ax, list(counts), max_batch_size)
     ax.set_xlabel("requests in a batch")
-    title = f"Batches by size, mean {np.mean(sizes):.1f}" if sizes else "No batches yet"
+    ax.set_ylabel("batches")
+    title = f"Mean batch size {np.mean(sizes):.1f}" if sizes else "No batches yet"
     ax.set_title(title, loc="left", pad=26)
     return ax
 

@@ -60,9 +60,10 @@ class Release:
 class _Group:
     """The waiting requests of one signature, in the order of arrival."""
 
-    __slots__ = ("members", "rows")
+    __slots__ = ("members", "rows", "signature")
 
-    def __init__(self) -> None:
+    def __init__(self, signature: Hashable) -> None:
+        self.signature = signature
         self.members: OrderedDict[int, Waiting] = OrderedDict()
         self.rows = 0
 
@@ -119,7 +120,7 @@ class BatchQueue:
         self._next_number += 1
         group = self._groups.get(request.signature)
         if group is None:
-            group = self._groups[request.signature] = _Group()
+            group = self._groups[request.signature] = _Group(request.signature)
         group.members[request.number] = request
         group.rows += request.rows
         self._length += 1
@@ -131,7 +132,7 @@ class BatchQueue:
             return False
         group.rows -= request.rows
         self._length -= 1
-        self._drop_if_empty(request.signature, group)
+        self._drop_if_empty(group)
         return True
 
     def ready_at(self) -> float | None:
@@ -152,25 +153,21 @@ class BatchQueue:
         model_free_since
             Since when it has been free, which tells ``timeout`` from ``model_free``.
         """
-        signature = self._oldest_ready(now)
-        if signature is None:
+        group = self._oldest_ready(now)
+        if group is None:
             return None
-        group = self._groups[signature]
         reason = self._reason(group, model_free_since)
         members = tuple(group.take(self.settings))
         self._length -= len(members)
         others = self._length - len(group.members)
-        self._drop_if_empty(signature, group)
+        self._drop_if_empty(group)
         return Release(members, reason, queue_depth=self._length, other_signatures=others)
 
-    def _oldest_ready(self, now: float) -> Hashable | None:
-        ready = [
-            (group.head.number, signature)
-            for signature, group in self._groups.items()
-            if self.draining or group.ready_at(self.settings) <= now
-        ]
-        # Numbers differ, so signatures are never compared.
-        return min(ready)[1] if ready else None
+    def _oldest_ready(self, now: float) -> _Group | None:
+        ready = (
+            group for group in self._groups.values() if self.draining or group.ready_at(self.settings) <= now
+        )
+        return min(ready, key=lambda group: group.head.number, default=None)
 
     def _reason(self, group: _Group, model_free_since: float) -> ReleaseReason:
         if group.is_full(self.settings):
@@ -180,6 +177,6 @@ class BatchQueue:
         waited_out_at = group.head.arrived_at + self.settings.batch_wait_timeout_s
         return "timeout" if waited_out_at >= model_free_since else "model_free"
 
-    def _drop_if_empty(self, signature: Hashable, group: _Group) -> None:
+    def _drop_if_empty(self, group: _Group) -> None:
         if not group.members:
-            del self._groups[signature]
+            del self._groups[group.signature]

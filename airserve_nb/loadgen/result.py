@@ -212,7 +212,7 @@ class ProbeResult:
         )
         return (
             '<div style="font-family:var(--jp-ui-font-family,system-ui,sans-serif);'
-            'color:var(--jp-ui-font-color1,inherit);font-size:13px;max-width:1000px">'
+            'color:var(--jp-ui-font-color1,inherit);font-size:13px;max-width:1000px;margin-bottom:.8em">'
             f'<div style="margin:.3em 0 .6em">Probe of <b>{escape(self.target)}</b> '
             f'<code style="background:none">{escape(self.url)}</code>{self._mark()}</div>'
             f'<div style="display:flex;flex-wrap:wrap;margin-bottom:.6em">{cells}</div>'
@@ -224,7 +224,11 @@ class ProbeResult:
         )
 
     def _mark(self) -> str:
-        return ' &middot; <b style="color:#b3261e">interrupted</b>' if self.interrupted else ""
+        return (
+            ' &middot; <b style="color:var(--jp-error-color1,#d32f2f)">interrupted</b>'
+            if self.interrupted
+            else ""
+        )
 
     def _figures(self) -> list[tuple[str, str]]:
         """Return names and texts of the table above the picture."""

@@ -1,7 +1,7 @@
 """From a run's outcomes, and the server's own records where there are any, to two frames.
 
 The server tells its part in the answer's headers: ``Server-Timing: queue;dur=…, predict;dur=…,
-batch;desc="<batch id>/<size>"`` (milliseconds), ``X-Request-Id`` and ``X-Airserve-Version``. Of a server
+batch;desc="<batch id>/<size>"`` (milliseconds), ``X-Airserve-Request-Id`` and ``X-Airserve-Version``. Of a server
 that sends none of these, the client's columns are filled and the others are empty.
 
 Where a batch stood in time is worked out on the client's clock, not copied from the server's. No member

@@ -14,6 +14,7 @@ to nothing: ray alone takes seconds.
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from airserve_nb.errors import (
@@ -73,6 +74,9 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# A library prints nothing of its own accord: what is logged shows where its user asks for it.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 # Public name -> the module that defines it.
 _HOMES = {

@@ -89,7 +89,7 @@ def compile_adapter(adapter: object) -> CompiledAdapter:
     if isinstance(adapter, str):
         adapter = _import(adapter)
     if adapter is http_adapters.image_to_ndarray:
-        http_adapters.require_pillow()
+        _require_pillow()
     name = _name_of(adapter)
     function = _as_function(adapter, name)
     _resolve_annotations(function, name, seen=set())
@@ -271,3 +271,13 @@ def _try_route(compiled: CompiledAdapter) -> None:
 def _first_sentence(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text.split(". ", 1)[0].rstrip(".!")
+
+
+def _require_pillow() -> None:
+    """Raise OptionError where Pillow is missing, when the deployment is made and not at the first image."""
+    try:
+        import PIL.Image  # noqa: F401 - only whether it is there
+    except ImportError:
+        raise OptionError(
+            "image_to_ndarray needs the package Pillow; install it with 'pip install pillow'."
+        ) from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["describe", "message_of", "printable"]
+__all__ = ["as_sentence", "describe", "message_of", "printable"]
 
 LONGEST = 1_000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+")
@@ -23,6 +23,11 @@ def printable(text: str) -> str:
     head = _CONTROL.sub(" ", text[: LONGEST + 1]).strip()
     head = head.encode("utf-8", "backslashreplace").decode()
     return head if len(head) <= LONGEST and len(text) <= LONGEST else f"{head[:LONGEST]}…"
+
+
+def as_sentence(text: str) -> str:
+    """Return ``text`` with an end."""
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
 
 
 def describe(error: BaseException) -> str:

@@ -6,6 +6,7 @@ Everything that can be checked is checked in ``bind``, in the caller's process, 
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 from collections.abc import Mapping
@@ -13,12 +14,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
+from pydantic import ValidationError
 from ray import serve
 
+from airserve_nb._sentences import as_sentence, describe
 from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.checkpoint import Checkpoint
 from airserve_nb.endpoint import Endpoint
-from airserve_nb.errors import AirServeError, OptionError
+from airserve_nb.errors import OptionError
 from airserve_nb.http_adapters import json_to_ndarray
 from airserve_nb.logbook import LogBook, users_traceback
 from airserve_nb.predictor import Predictor
@@ -233,11 +236,14 @@ PredictorDeployment = _PredictorDeployment()
 def _serve_deployment(options: Mapping[str, Any]) -> serve.Deployment:
     base = serve.deployment(name="PredictorDeployment")(Replica)
     try:
-        return base.options(**options)
-    except AirServeError:
-        raise
+        # A copy, because Serve writes its defaults into the caller's dicts.
+        return base.options(**copy.deepcopy(dict(options)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise OptionError(f"Ray Serve refuses {where}={first['input']!r}: {first['msg']}.") from error
     except Exception as error:
-        raise OptionError(f"PredictorDeployment.options was refused by Ray Serve: {error}") from error
+        raise OptionError(f"Ray Serve refuses these options: {as_sentence(describe(error))}") from error
 
 
 def build_app(args: Mapping[str, Any]) -> serve.Application:

@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from airserve_nb._sentences import describe, printable
-from airserve_nb.batching.execution import Answer
+from airserve_nb.batching.execution import FIRST_ERROR_STATUS, LAST_ERROR_STATUS, Answer
 from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.encoding import encode
 from airserve_nb.errors import BadOutputError, QueueFullError, RequestError
@@ -139,6 +139,8 @@ class Endpoint:
         self._version: Version | None = None
         self._retiring: set[asyncio.Future[None]] = set()
         self._docs: dict[str, FastAPI] = {}
+        self.logger = logging.getLogger(f"{logger.name}.{self.replica}")
+        """Gets the tracebacks of this replica's failed predictions."""
 
     # -- versions -------------------------------------------------------------------------------
 
@@ -224,15 +226,16 @@ class Endpoint:
             body = await _read_body(receive)
             exchange.arrived, exchange.arrived_at = time.perf_counter(), time.time()
             status, headers, content = await self._guarded_answer(exchange, scope, body)
-            await _send(send, status, content, headers)
-        except _ClientLeftError:
-            exchange.leave()
-        except asyncio.CancelledError:
+        except (_ClientLeftError, asyncio.CancelledError) as error:
             # The host cancels when the client is gone.
             exchange.leave()
-            raise
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return
         finally:
+            # Before the answer is sent: who has it finds it among the records.
             exchange.end(self.recorder, self.replica)
+        await _send(send, status, content, headers)
 
     async def _guarded_answer(self, exchange: _Exchange, scope: Scope, body: bytes) -> Reply:
         """Answer, whatever an adapter or an encoder raises on its way."""
@@ -332,6 +335,9 @@ class Endpoint:
             return self._refuse(exchange, error)
 
     def _refuse(self, exchange: _Exchange, error: RequestError) -> Reply:
+        if not FIRST_ERROR_STATUS <= error.status <= LAST_ERROR_STATUS:
+            # Chosen by an adapter: a refusal that claims success would be taken for a prediction.
+            error.status = HTTP_SERVER_ERROR
         exchange.status, exchange.error = error.status, printable(str(error))
         self._log(exchange, error)
         headers = self._headers(exchange)
@@ -352,7 +358,7 @@ class Endpoint:
     def _log(self, exchange: _Exchange, error: RequestError) -> None:
         if error.status >= HTTP_SERVER_ERROR and not isinstance(error, QueueFullError):
             cause = users_traceback(error.__cause__ or error)
-            logger.error("%s: %s\n%s", exchange.request_id, printable(str(error)), cause)
+            self.logger.error("%s: %s\n%s", exchange.request_id, printable(str(error)), cause)
 
     async def _refuse_early(
         self, send: Send, status: int, sentence: str, headers: list[tuple[bytes, bytes]] | None = None

@@ -37,7 +37,7 @@ from airserve_nb._adapter_compile import CompiledAdapter, compile_adapter
 from airserve_nb._adapter_example import example_for
 from airserve_nb._adapter_frames import FRAME_EXAMPLE, FrameOptions, frame_from_body, frame_options
 from airserve_nb._adapter_read import RawRequest, check_json_content_type, check_query_names, parse_json, show
-from airserve_nb.errors import BadInputError, OptionError
+from airserve_nb.errors import BadInputError
 
 __all__ = [
     "CompiledAdapter",
@@ -307,13 +307,3 @@ OPENAPI_EXTRA: dict[Callable[..., Any], dict[str, Any]] = {
     json_request: _json_body({"title": "Any JSON"}, {"a": 1}),
 }
 """What the schema says of bodies that FastAPI can't see, since the adapter reads them itself."""
-
-
-def require_pillow() -> None:
-    """Raise OptionError where Pillow is missing, when the deployment is made and not at the first image."""
-    try:
-        import PIL.Image  # noqa: F401 - only whether it is there
-    except ImportError:
-        raise OptionError(
-            "image_to_ndarray needs the package Pillow; install it with 'pip install pillow'."
-        ) from None

@@ -54,10 +54,21 @@ class Service:
         The code of the cell that defined it.
     batching
         How it batches, in words.
+    version
+        The version's name.
+    note
+        One sentence that its user should know.
     """
 
     def __init__(
-        self, host: Host, *, example: Any = None, code: str | None = None, batching: str | None = None
+        self,
+        host: Host,
+        *,
+        example: Any = None,
+        code: str | None = None,
+        batching: str | None = None,
+        version: str | None = None,
+        note: str | None = None,
     ) -> None:
         self._host = host
         self._collector = Collector(host.pages)
@@ -68,6 +79,10 @@ class Service:
         """The code of the cell that defined it, or None."""
         self.batching = batching
         """How it batches, in words; None when it was not deployed here."""
+        self.version = version
+        """The version's name, which each answer carries; None when it was not deployed here."""
+        self.note = note
+        """One sentence that its user should know, or None."""
 
     @classmethod
     def connect(cls, app: str = "default") -> Service:
@@ -342,9 +357,26 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         _version_numbers[name] = number
         if running is not None:
             running._give_way_to(host)  # noqa: SLF001 - one module
-        service = Service(host, example=example, code=code, batching=spec.settings.in_words())
+        service = Service(
+            host,
+            example=example,
+            code=code,
+            batching=spec.settings.in_words(),
+            version=spec.version,
+            note=_note(host, ingress),
+        )
         _services[name] = service
     return service
+
+
+def _note(host: Host, asked: Ingress) -> str | None:
+    if host.engine == "local":
+        return "The local engine has one replica and shares this kernel's interpreter lock."
+    if asked == "auto" and host.ingress == "python":
+        return (
+            "The fast ingress (HAProxy) can't be had here, so Ray's own serves: slower, otherwise the same."
+        )
+    return None
 
 
 def _host_locally(
@@ -353,8 +385,8 @@ def _host_locally(
     from airserve_nb.engines.local import LocalHost
 
     host = None if running is None else running._host  # noqa: SLF001 - one module
-    if isinstance(host, LocalHost) and host.is_running() and host.is_at(route_prefix, port):
-        host.activate(spec)
+    if isinstance(host, LocalHost) and host.is_running() and host.is_on(port):
+        host.activate(spec, route_prefix)
         return host
     return LocalHost(name, spec, route_prefix=route_prefix, port=port)
 

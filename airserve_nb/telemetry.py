@@ -62,7 +62,7 @@ class RequestRecord:
     overhead_ms: float
     """All the rest: adapter, collating, splitting, encoding, hand-over between threads."""
     total_ms: float
-    """From arrival to the answer's last byte handed to the server; queue + predict + overhead."""
+    """From arrival to the encoded answer; queue + predict + overhead."""
     version: str
     """The version that answered."""
     replica: str

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airserve_nb._sentences import describe, message_of, printable
+from airserve_nb._sentences import as_sentence, describe, message_of, printable
 from airserve_nb.batching.collate import collate, split
 from airserve_nb.batching.isolation import Blame, isolate
 from airserve_nb.batching.policy import Release, Waiting
@@ -199,7 +199,7 @@ def _as_request_error(blame: Blame[Waiting]) -> RequestError:
     else:
         together = "" if blame.isolated else " (in a batch with others; this request was not tried alone)"
         error = PredictFailedError(
-            f"predict raised {describe(cause)}{together}",
+            as_sentence(f"predict raised {describe(cause)}{together}"),
             error_type=type(cause).__name__,
             error_message=message_of(cause),
             isolated=blame.isolated,

@@ -93,7 +93,8 @@ class BatchSettings:
         if not self.enabled:
             return "off"
         rows = "" if self.max_batch_rows is None else f", at most {self.max_batch_rows} rows"
-        return f"up to {self.max_batch_size} requests, wait {self.batch_wait_timeout_s * 1e3:g} ms{rows}"
+        requests = "request" if self.max_batch_size == 1 else "requests"
+        return f"up to {self.max_batch_size} {requests}, wait {self.batch_wait_timeout_s * 1e3:g} ms{rows}"
 
 
 def _check_count(name: str, value: Any) -> None:

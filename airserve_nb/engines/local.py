@@ -8,7 +8,6 @@ a cluster, and tests that take milliseconds.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import threading
 from collections.abc import Coroutine, Mapping
@@ -52,18 +51,18 @@ class LocalHost:
     def __init__(self, name: str, spec: VersionSpec, *, route_prefix: str, port: int | None = None) -> None:
         self.name = name
         self._route_prefix = route_prefix
-        self._log = _start_logbook()
         self._endpoint = Endpoint(name, show_errors=True)
+        self._log = LogBook()
+        self._endpoint.logger.addHandler(self._log)
         self._socket = listen_near(port)
         self._port = int(self._socket.getsockname()[1])
-        self.url = f"http://127.0.0.1:{self._port}{route_prefix}"
-        app = _mounted(_cancelled_on_disconnect(self._endpoint), route_prefix.rstrip("/"))
+        app = self._mounted(_cancelled_on_disconnect(self._endpoint))
         self._server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"airserve-local-{name}", daemon=True)
         self._thread.start()
         try:
-            self.activate(spec)
+            self.activate(spec, route_prefix)
         except BaseException:
             self.stop()
             raise
@@ -82,8 +81,8 @@ class LocalHost:
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def activate(self, spec: VersionSpec) -> None:
-        """Serve another version from now on; on an error the old one goes on."""
+    def activate(self, spec: VersionSpec, route_prefix: str) -> None:
+        """Serve another version, at this route, from now on; on an error the old one goes on."""
         try:
             self._call(self._endpoint.activate(spec))
         except AirServeError:
@@ -93,9 +92,34 @@ class LocalHost:
                 f"{self.name} could not start: {describe(error)}.", deployment=self.name
             ) from error
 
-    def is_at(self, route_prefix: str, port: int | None) -> bool:
-        """Whether it answers at this route and port (None: any port)."""
-        return route_prefix == self._route_prefix and port in {None, self._port}
+        self._route_prefix = route_prefix
+
+    def is_on(self, port: int | None) -> bool:
+        """Whether it listens on this port (None: any port)."""
+        return port in {None, self._port}
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self._port}{self._route_prefix}"
+
+    def _mounted(self, app: Any) -> Any:
+        """Serve ``app`` below the route prefix, and a sentence elsewhere."""
+
+        async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
+            prefix, path = self._route_prefix.rstrip("/"), scope["path"]
+            if path != prefix and not path.startswith(f"{prefix}/"):
+                body = f'{{"error":"There is nothing here; the deployment is at {prefix}."}}'.encode()
+                headers = [
+                    (b"content-type", b"application/json"),
+                    (b"content-length", str(len(body)).encode()),
+                ]
+                await send({"type": "http.response.start", "status": 404, "headers": headers})
+                await send({"type": "http.response.body", "body": body})
+                return
+            await app({**scope, "root_path": prefix}, receive, send)
+
+        return mounted
 
     def predict(self, value: Any) -> Any:
         """Predict on a model input; blocks."""
@@ -118,7 +142,7 @@ class LocalHost:
         """End the server after the requests that it has, and its threads."""
         self._server.should_exit = True
         self._thread.join()
-        logging.getLogger("airserve_nb").removeHandler(self._log)
+        self._endpoint.logger.removeHandler(self._log)
 
 
 class _Server(uvicorn.Server):
@@ -131,31 +155,6 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.ready.set()
-
-
-def _start_logbook() -> LogBook:
-    """Keep what our loggers say instead of printing it into whatever cell runs."""
-    book = LogBook()
-    ours = logging.getLogger("airserve_nb")
-    ours.addHandler(book)
-    ours.propagate = False
-    return book
-
-
-def _mounted(app: Endpoint | Any, prefix: str) -> Any:
-    """Serve ``app`` below ``prefix``, and a sentence elsewhere."""
-
-    async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        if path != prefix and not path.startswith(f"{prefix}/"):
-            body = f'{{"error":"There is nothing here; the deployment is at {prefix}."}}'.encode()
-            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-            await send({"type": "http.response.start", "status": 404, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
-            return
-        await app({**scope, "root_path": prefix}, receive, send)
-
-    return mounted
 
 
 def _cancelled_on_disconnect(app: Any) -> Any:

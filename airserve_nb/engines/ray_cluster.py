@@ -27,6 +27,8 @@ import ray
 from ray import serve
 from ray.serve.context import _get_global_client
 
+from airserve_nb._sentences import as_sentence, describe
+from airserve_nb.engines import janitor
 from airserve_nb.engines.base import Progress, silent
 from airserve_nb.engines.ports import check_port, free_port_near, free_ports
 from airserve_nb.errors import DeployError, OptionError
@@ -42,6 +44,7 @@ MINIMUM_CPUS = 4
 OBJECT_STORE_BYTES = 200 * 2**20
 # How many ports a kernel's replicas may choose from.
 REPLICA_PORTS = 200
+PORT_TRIES = 5
 
 _started_by_us = False
 _folder: Path | None = None
@@ -111,20 +114,37 @@ def _start_ray(ingress: Ingress, progress: Progress) -> None:
     _folder = Path(tempfile.mkdtemp(prefix="airserve-", dir=_short_temporary_folder()))
     atexit.register(_stop_ray)
     settings = _settings(_folder) | (_haproxy_settings(_folder) if chosen == "haproxy" else {})
+    janitor.watch(_folder)
     with _environment(settings), quiet_logs():
-        ray.init(
-            address="local",
-            num_cpus=max(MINIMUM_CPUS, os.cpu_count() or 1),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
-            _temp_dir=str(_folder),
-        )
+        try:
+            _init_ray(_folder)
+        except Exception:  # noqa: BLE001 - Ray raises bare ones; a second try finds its files in memory
+            ray.shutdown()
+            progress("Starting Ray took too long, trying once more ...")
+            try:
+                _init_ray(_folder)
+            except Exception as error:
+                ray.shutdown()
+                raise DeployError(
+                    f"Ray did not start: {as_sentence(describe(error))} Try again when the machine is less "
+                    "busy, or use engine='local'."
+                ) from error
     # Handles go on telling of their connections, from threads, hence in whichever cell ran last.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     _started_by_us, _ingress = True, chosen
+
+
+def _init_ray(folder: Path) -> None:
+    ray.init(
+        address="local",
+        num_cpus=max(MINIMUM_CPUS, os.cpu_count() or 1),
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=False,
+        _temp_dir=str(folder),
+    )
 
 
 def _in_lasting_thread(start: Callable[[], None]) -> None:
@@ -228,19 +248,33 @@ def _port_ranges() -> tuple[int, int]:
 
 
 def _start_serve(port: int | None) -> None:
-    chosen = free_port_near(port)
-    with quiet_logs():
-        serve.start(http_options={"host": "127.0.0.1", "port": chosen})
+    for tries_left in reversed(range(PORT_TRIES)):
+        chosen = free_port_near(port)
+        try:
+            with quiet_logs():
+                serve.start(http_options={"host": "127.0.0.1", "port": chosen})
+        except Exception as error:
+            # Seconds pass between the look for a free port and its taking: another kernel may be faster.
+            with quiet_logs():
+                serve.shutdown()
+            if tries_left == 0 or port is not None:
+                raise DeployError(
+                    f"Ray Serve could not start on port {chosen}: {as_sentence(describe(error))}"
+                ) from error
+        else:
+            return
 
 
 def _stop_ray() -> None:
-    """End what we started: at exit, quick, and tolerant of a Ray that has gone already."""
+    """End what we started: at exit, quick, and tolerant of a Ray that has gone already.
+
+    What does not end with Ray, and the folder, is the janitor's.
+    """
     global _started_by_us, _ingress
     if _started_by_us and ray.is_initialized():
         ray.shutdown()
     _started_by_us, _ingress = False, None
-    if _folder is not None:
-        shutil.rmtree(_folder, ignore_errors=True)
+    janitor.clean_up()
 
 
 @contextmanager
@@ -249,7 +283,8 @@ def quiet_logs() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("ray", "ray.serve")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        # Beyond errors: Ray tells of agents that are slow to start; what really fails raises.
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

@@ -1,1 +1,3 @@
 """Predictors for frameworks, one module each."""
+
+__all__: list[str] = []

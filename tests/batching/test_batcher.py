@@ -172,7 +172,7 @@ class TestFailures:
                 error = answers[13].error
                 assert isinstance(error, PredictFailedError)
                 assert error.isolated
-                assert str(error) == "predict raised ValueError: thirteen"
+                assert str(error) == "predict raised ValueError: thirteen."
                 assert len(records(recorder)) <= 1 + 11
 
         asyncio.run(main())
@@ -290,7 +290,7 @@ class TestFailures:
         async def main() -> None:
             async with batching(predict) as (batcher, _):
                 answer = await batcher.submit(value(1))
-                assert str(answer.error) == "predict raised MuteError"
+                assert str(answer.error) == "predict raised MuteError."
 
         asyncio.run(main())
 

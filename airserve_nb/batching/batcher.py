@@ -50,6 +50,25 @@ class _Ticket(Waiting):
         self.future: asyncio.Future[Answer] = loop.create_future()
 
 
+class _Bell:
+    """Wakes the one thread that sleeps on it: a Condition's job, at a third of its price.
+
+    It is rung with the batcher's lock held. A ring that nobody hears makes the next wait return at once.
+    """
+
+    def __init__(self) -> None:
+        self._silence = threading.Lock()
+        self._silence.acquire()
+
+    def ring(self) -> None:
+        if self._silence.locked():
+            self._silence.release()
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Sleep until the next ring, or for some seconds."""
+        self._silence.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
+
+
 class MicroBatcher:
     """Gathers concurrent requests into batches for one model.
 
@@ -98,7 +117,8 @@ class MicroBatcher:
         self._version = version
         self._replica = replica
         # Guards the queue and the three flags below.
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._bell = _Bell()
         self._asleep = False
         self._wake_scheduled = False
         self._closing = False
@@ -121,9 +141,9 @@ class MicroBatcher:
 
     @settings.setter
     def settings(self, settings: BatchSettings) -> None:
-        with self._changed:
+        with self._lock:
             self._queue.settings = settings
-            self._changed.notify()
+            self._bell.ring()
 
     def __len__(self) -> int:
         """Return how many requests wait."""
@@ -157,12 +177,12 @@ class MicroBatcher:
         try:
             return await ticket.future
         except asyncio.CancelledError:
-            with self._changed:
+            with self._lock:
                 self._queue.discard(ticket)
             raise
 
     def _enqueue(self, ticket: _Ticket) -> None:
-        with self._changed:
+        with self._lock:
             if self._closing:
                 raise QueueFullError("This version is being stopped; send the request again.")
             if len(self._queue) >= self.settings.max_queue_size:
@@ -178,16 +198,16 @@ class MicroBatcher:
             ticket.loop.call_soon(self._wake)
 
     def _wake(self) -> None:
-        with self._changed:
+        with self._lock:
             self._wake_scheduled = False
-            self._changed.notify()
+            self._bell.ring()
 
     async def close(self) -> None:
         """Refuse new requests, let the waiting ones run, and end the model thread."""
-        with self._changed:
+        with self._lock:
             self._closing = True
             self._queue.draining = True
-            self._changed.notify()
+            self._bell.ring()
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join)
 
@@ -219,21 +239,21 @@ class MicroBatcher:
             answers = execution.run(release, self.settings)
 
     def _take(self, free_since: float) -> Release | None:
-        with self._changed:
+        with self._lock:
             return self._queue.take(time.perf_counter(), free_since)
 
     def _take_when_ready(self, free_since: float) -> Release | None:
         """Sleep until a batch is ready; None when the batcher is closed and its queue empty."""
-        with self._changed:
-            while True:
+        while True:
+            with self._lock:
+                self._asleep = False
                 now = time.perf_counter()
                 release = self._queue.take(now, free_since)
                 if release is not None or self._closing:
                     return release
                 ready_at = self._queue.ready_at()
                 self._asleep = True
-                self._changed.wait(None if ready_at is None else ready_at - now)
-                self._asleep = False
+            self._bell.wait(None if ready_at is None else ready_at - now)
 
     def _wait_for(self, awaitable: Awaitable[Any]) -> Any:
         """Let the server's event loop run a coroutine predict; this thread waits for its result."""

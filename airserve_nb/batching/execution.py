@@ -52,7 +52,14 @@ class _Call:
     members: Sequence[Waiting]
     started_at: float
     predict_ms: float = 0.0
+    values: Sequence[Any] = ()
+    """One for each member; none when the call failed."""
     error: BaseException | None = None
+
+    def answers(self) -> list[tuple[Waiting, Answer]]:
+        """Return the members with their answers; none when the call failed."""
+        pairs = zip(self.members, self.values, strict=False)
+        return [(member, self.answer(member, value=value)) for member, value in pairs]
 
     def answer(self, member: Waiting, *, value: Any = None, error: RequestError | None = None) -> Answer:
         return Answer(
@@ -111,37 +118,41 @@ class Execution:
             return [(blame.member, Answer(error=_as_request_error(blame))) for blame in blames]
 
     def _run(self, release: Release, settings: BatchSettings) -> list[tuple[Waiting, Answer]]:
+        first = self._call(release, release.members, release.reason, batching=settings.enabled)
+        if first.error is None:
+            self._failed_in_a_row = 0
+            return first.answers()
         answers: list[tuple[Waiting, Answer]] = []
-        last_call: dict[int, _Call] = {}
+        last_call = dict.fromkeys((member.number for member in release.members), first)
 
-        def attempt(members: Sequence[Waiting], reason: ReleaseReason) -> BaseException | None:
-            call = _Call(self._next_batch_id(), members, time.perf_counter())
-            values = self._call(call, batching=settings.enabled)
-            answers.extend((m, call.answer(m, value=v)) for m, v in zip(members, values, strict=False))
+        def attempt(members: Sequence[Waiting]) -> BaseException | None:
+            call = self._call(release, members, "retry", batching=settings.enabled)
+            answers.extend(call.answers())
             last_call.update((member.number, call) for member in members)
-            self._record(call, release, reason)
             return call.error
 
-        error = attempt(release.members, release.reason)
-        if error is not None:
-            for blame in self._find_guilty(release.members, error, settings, attempt):
-                call = last_call[blame.member.number]
-                answers.append((blame.member, call.answer(blame.member, error=_as_request_error(blame))))
+        for blame in self._find_guilty(release.members, first.error, settings, attempt):
+            call = last_call[blame.member.number]
+            answers.append((blame.member, call.answer(blame.member, error=_as_request_error(blame))))
         succeeded = any(answer.error is None for _, answer in answers)
         self._failed_in_a_row = 0 if succeeded else self._failed_in_a_row + 1
         return answers
 
-    def _call(self, call: _Call, *, batching: bool) -> Sequence[Any]:
-        """Return a value for each member; none, with ``call.error`` set, when that fails."""
-        inputs = [member.payload for member in call.members]
+    def _call(
+        self, release: Release, members: Sequence[Waiting], reason: ReleaseReason, *, batching: bool
+    ) -> _Call:
+        """Call predict once, and write it down."""
+        call = _Call(self._next_batch_id(), members, time.perf_counter())
+        inputs = [member.payload for member in members]
         try:
             # Collated afresh for each call: predictors change their input.
             batch = collate(inputs) if batching else inputs[0]
             output = self._predict_timed(call, batch)
-            return split(output, inputs) if batching else [output]
+            call.values = split(output, inputs) if batching else [output]
         except BaseException as error:  # noqa: BLE001 - a model may raise anything; this thread must live on
             call.error = error
-            return []
+        self._record(call, release, reason)
+        return call
 
     def _predict_timed(self, call: _Call, batch: Any) -> Any:
         started = time.perf_counter()
@@ -156,7 +167,7 @@ class Execution:
         members: Sequence[Waiting],
         error: BaseException,
         settings: BatchSettings,
-        attempt: Callable[[Sequence[Waiting], ReleaseReason], BaseException | None],
+        attempt: Callable[[Sequence[Waiting]], BaseException | None],
     ) -> list[Blame[Waiting]]:
         worth_it = (
             settings.retry_failed_batches
@@ -165,7 +176,7 @@ class Execution:
             and not isinstance(error, BadOutputError)
         )
         if worth_it:
-            return isolate(members, error, lambda part: attempt(part, "retry"))
+            return isolate(members, error, attempt)
         return [Blame(member, error, isolated=len(members) == 1) for member in members]
 
     def _record(self, call: _Call, release: Release, reason: ReleaseReason) -> None:

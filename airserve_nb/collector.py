@@ -42,11 +42,18 @@ class Collector:
     def pull(self) -> None:
         """Read what is new; safe to call from any thread."""
         with self._lock:
-            for replica, page in self._pull_pages(self._cursors):
-                self._cursors[replica] = page.cursor
-                self._counters[replica] = page.counters
-                self._requests.extend(page.requests)
-                self._batches.extend(page.batches)
+            complete = False
+            while not complete:
+                complete = True
+                for replica, page in self._pull_pages(self._cursors):
+                    self._take(replica, page)
+                    complete &= page.complete
+
+    def _take(self, replica: str, page: Page) -> None:
+        self._cursors[replica] = page.cursor
+        self._counters[replica] = page.counters
+        self._requests.extend(page.requests)
+        self._batches.extend(page.batches)
 
     def statistics(self) -> BatchStatistics:
         """Return the figures of all replicas that were ever read."""

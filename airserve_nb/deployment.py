@@ -9,7 +9,9 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from collections.abc import Mapping
+import pickle
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,10 +27,10 @@ from airserve_nb.errors import OptionError
 from airserve_nb.http_adapters import json_to_ndarray
 from airserve_nb.logbook import LogBook, users_traceback
 from airserve_nb.predictor import Predictor
-from airserve_nb.telemetry import Cursor, Page
+from airserve_nb.telemetry import Cursor
 from airserve_nb.version import VersionSpec, make_spec, resolve_predictor
 
-__all__ = ["PredictorDeployment", "Replica", "build_app"]
+__all__ = ["PredictorDeployment", "Replica", "build_app", "unpack"]
 
 logger = logging.getLogger("airserve_nb.deployment")
 
@@ -37,6 +39,10 @@ logger = logging.getLogger("airserve_nb.deployment")
 DEFAULT_ACTOR_OPTIONS = {"num_cpus": 0.1}
 # What waits must wait in our queue, where it is seen: Serve's own limit stays out of the way.
 ONGOING_BEYOND_QUEUE = 1_000
+# Ray 2.60 ends the *driver's process* when it lets go of a broadcast's results that were too large for Ray's
+# direct return (100 KiB): "ObjectUnknownOwner", reproduced with 3,000 records. So answers stay below.
+LARGEST_BROADCAST = 64 * 1024
+PAGE_RECORDS = 1_000
 
 
 @serve.ingress()
@@ -78,14 +84,31 @@ class Replica:
             cause = users_traceback(error)
             logger.error("user_config was refused, the old version goes on serving: %s\n%s", error, cause)  # noqa: TRY400 - as above
 
-    def page(self, cursors: Mapping[str, Cursor]) -> tuple[str, Page]:
-        """Return this replica's name and its records since its cursor."""
+    def page(self, cursors: Mapping[str, Cursor]) -> tuple[str, bytes]:
+        """Return this replica's name and, packed, its next records since its cursor."""
         replica = self._endpoint.replica
-        return replica, self._endpoint.recorder.since(cursors.get(replica, Cursor()))
+        cursor = cursors.get(replica, Cursor())
+        return replica, _packed_to_fit(
+            lambda limit: self._endpoint.recorder.since(cursor, limit), PAGE_RECORDS
+        )
 
-    def log_entries(self, count: int) -> tuple[str, list[str]]:
-        """Return this replica's name and its last log entries."""
-        return self._endpoint.replica, self._log.tail(count)
+    def log_entries(self, count: int) -> tuple[str, bytes]:
+        """Return this replica's name and, packed, as many of its last log entries as fit."""
+        return self._endpoint.replica, _packed_to_fit(self._log.tail, count)
+
+
+def _packed_to_fit(make: Callable[[int], Any], limit: int) -> bytes:
+    """Pack what ``make`` gives for the largest limit, halved as often as needed, whose package is small."""
+    while True:
+        package = zlib.compress(pickle.dumps(make(limit)), level=1)
+        if len(package) <= LARGEST_BROADCAST or limit <= 1:
+            return package
+        limit //= 2
+
+
+def unpack(package: bytes) -> Any:
+    """Return what a replica's ``page`` or ``log_entries`` packed."""
+    return pickle.loads(zlib.decompress(package))  # noqa: S301 - from our own replica
 
 
 def _with_gpu(spec: VersionSpec) -> VersionSpec:

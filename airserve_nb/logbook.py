@@ -13,6 +13,7 @@ _PACKAGE = str(Path(__file__).parent)
 
 # A few failing batches with their tracebacks.
 SIZE = 1_000
+LONGEST_ENTRY = 20_000
 
 
 class LogBook(logging.Handler):
@@ -26,13 +27,21 @@ class LogBook(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep one record."""
         try:
-            self._entries.append(self.format(record))
+            self._entries.append(_cut(self.format(record)))
         except Exception:  # noqa: BLE001 - logging's own rule: a bad record must not stop the program
             self.handleError(record)
 
     def tail(self, count: int) -> list[str]:
         """Return the last ``count`` entries, oldest first; an entry may hold several lines."""
         return list(self._entries)[-count:] if count > 0 else []
+
+
+def _cut(entry: str) -> str:
+    """Keep both ends of an entry that is too long: what it is about, and how it ended."""
+    if len(entry) <= LONGEST_ENTRY:
+        return entry
+    half = LONGEST_ENTRY // 2
+    return f"{entry[:half]}\n… {len(entry) - LONGEST_ENTRY} characters left out …\n{entry[-half:]}"
 
 
 def users_traceback(error: BaseException) -> str:

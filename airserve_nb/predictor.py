@@ -146,7 +146,7 @@ class Predictor(ABC):
     def __reduce__(self) -> NoReturn:
         name = type(self).__name__
         raise PredictorError(
-            f"A {name} instance can't travel to another process; give the class {name} and its checkpoint, and "
+            f"An instance of {name} can't travel to another process; give the class {name} and its checkpoint, and "
             "it is made there."
         )
 

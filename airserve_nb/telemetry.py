@@ -11,11 +11,12 @@ where a name ends in ``_ms``.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 __all__ = [
     "BatchRecord",
@@ -134,6 +135,8 @@ class Page:
     lost_requests: int
     """Request records that the ring buffer had dropped before this reading."""
     lost_batches: int
+    complete: bool
+    """False when there is more behind ``cursor`` already."""
     counters: Counters
 
 
@@ -148,13 +151,14 @@ class _Ring(Generic[Record]):
         self._records.append(record)
         self.next_number += 1
 
-    def since(self, number: int) -> tuple[tuple[Record, ...], int]:
-        """Return the records from ``number`` on, and how many of them are already gone."""
+    def since(self, number: int, limit: int | None) -> tuple[tuple[Record, ...], int, int]:
+        """Return records from ``number`` on, how many of them are already gone, and where to go on."""
         first_kept = self.next_number - len(self._records)
         lost = max(0, first_kept - number)
         skip = max(0, number - first_kept)
-        kept = tuple(self._records)
-        return kept[skip:], lost
+        stop = None if limit is None else skip + limit
+        found = tuple(itertools.islice(self._records, skip, stop))
+        return found, lost, max(number, first_kept) + len(found)
 
 
 class Recorder:
@@ -188,22 +192,21 @@ class Recorder:
             counters.sizes[record.batch_size] += 1
             counters.reasons[record.release_reason] += 1
 
-    def since(self, cursor: Cursor = Cursor()) -> Page:
-        """Return everything after ``cursor``. Reading takes nothing away."""
+    def since(self, cursor: Cursor = Cursor(), limit: int | None = None) -> Page:
+        """Return what comes after ``cursor``: at most ``limit`` records of each kind. Reading takes nothing away."""
         with self._lock:
-            requests, lost_requests = self._requests.since(cursor.request)
-            batches, lost_batches = self._batches.since(cursor.batch)
+            requests, lost_requests, next_request = self._requests.since(cursor.request, limit)
+            batches, lost_batches, next_batch = self._batches.since(cursor.batch, limit)
+            newest = Cursor(self._requests.next_number, self._batches.next_number)
             return Page(
                 requests=requests,
                 batches=batches,
-                cursor=Cursor(self._requests.next_number, self._batches.next_number),
+                cursor=Cursor(next_request, next_batch),
                 lost_requests=lost_requests,
                 lost_batches=lost_batches,
-                counters=self._copy_counters(),
+                complete=Cursor(next_request, next_batch) == newest,
+                counters=sum_counters([self._counters]),
             )
-
-    def _copy_counters(self) -> Counters:
-        return sum_counters([self._counters])
 
 
 def sum_counters(parts: Iterable[Counters]) -> Counters:
@@ -241,6 +244,25 @@ class BatchStatistics:
     release_reasons: dict[str, int]
     """Batches by release reason."""
     replicas: int
+
+    def __str__(self) -> str:
+        """Return the figures, a line each."""
+        sizes = ", ".join(f"{count} of {size}" for size, count in self.batch_sizes.items())
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self.release_reasons.items())
+        return "\n".join(
+            [
+                f"requests         {self.requests} ({self.errors} errors) on {self.replicas} replica(s)",
+                f"batches          {self.batches}, {self.mean_batch_size:.2f} requests each",
+                f"batch sizes      {sizes or '-'}",
+                f"release reasons  {reasons or '-'}",
+                f"mean queue       {self.mean_queue_ms:.2f} ms a request",
+                f"mean predict     {self.mean_predict_ms:.2f} ms a batch",
+                f"mean total       {self.mean_total_ms:.2f} ms a request",
+            ]
+        )
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text("..." if cycle else str(self))
 
     @classmethod
     def from_counters(cls, parts: Iterable[Counters]) -> BatchStatistics:

@@ -117,8 +117,11 @@ class XGBoostTrainer:
         from ray.train import RunConfig, ScalingConfig
         from ray.train.xgboost import XGBoostTrainer as RayXGBoostTrainer
 
+        from airserve_nb.engines import ray_cluster
         from airserve_nb.predictors.xgboost import XGBoostCheckpoint
 
+        # Ray would start by itself, but with the slow ingress for whatever is served afterwards.
+        ray_cluster.ensure_ray()
         scaling = self._scaling_config or ScalingConfig(num_workers=1)
         run = self._run_config or RunConfig(storage_path=_temporary_storage())
         trainer = RayXGBoostTrainer(

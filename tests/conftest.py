@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
 import pytest
 import requests
 
@@ -153,7 +153,9 @@ def post_all() -> PostAll:
 def raw_request() -> Callable[..., socket.socket]:
     """Send a request over a socket of its own and return the socket, unread."""
 
-    def send(url: str, body: bytes, *, headers: Sequence[str] = ("Content-Type: application/json",)) -> socket.socket:
+    def send(
+        url: str, body: bytes, *, headers: Sequence[str] = ("Content-Type: application/json",)
+    ) -> socket.socket:
         host, _, path = url.removeprefix("http://").partition("/")
         name, _, port = host.partition(":")
         connection = socket.create_connection((name, int(port)), timeout=DEADLINE_S)
@@ -173,7 +175,9 @@ class Script:
     A row is ``[code, value]``; the answer is the row plus 2, unless its code says otherwise.
     """
 
-    FINE, POISON, HOLD, AS_TUPLE, AS_NONE, AS_SCALAR, TOO_SHORT, EXIT, BAD_STR, NESTED, AS_TEXT = map(float, range(11))
+    FINE, POISON, HOLD, AS_TUPLE, AS_NONE, AS_SCALAR, TOO_SHORT, EXIT, BAD_STR, NESTED, AS_TEXT = map(
+        float, range(11)
+    )
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -199,7 +203,7 @@ class Script:
         return [int(line) for line in file.read_text().split()] if file.exists() else []
 
 
-def _scripted_predictor(codes: Script) -> Any:
+def _scripted_predictor(codes: Script) -> Any:  # noqa: C901 - a list of cases
     from airserve_nb.predictor import Predictor
 
     poison, hold, as_tuple, as_none = codes.POISON, codes.HOLD, codes.AS_TUPLE, codes.AS_NONE
@@ -221,10 +225,10 @@ def _scripted_predictor(codes: Script) -> Any:
         def from_checkpoint(cls, checkpoint: Any, **_kwargs: Any) -> Scripted:
             return cls(checkpoint.to_dict()["folder"])
 
-        def predict(self, batch: Any, **_kwargs: Any) -> Any:
+        def predict(self, data: Any, **_kwargs: Any) -> Any:
             with (self.folder / "sizes").open("a") as file:
-                file.write(f"{len(batch)}\n")
-            seen = set(batch[:, 0].tolist())
+                file.write(f"{len(data)}\n")
+            seen = set(data[:, 0].tolist())
             if hold in seen:
                 (self.folder / "held").touch()
                 while not (self.folder / "released").exists():
@@ -236,15 +240,18 @@ def _scripted_predictor(codes: Script) -> Any:
             if bad_str in seen:
                 raise UnprintableError
             if nested in seen:
-                try:
-                    raise KeyError("inner")
-                except KeyError as error:
-                    raise RuntimeError("outer") from error
-            odd = {as_tuple: (batch, batch), as_none: None, as_scalar: 5.0, too_short: batch[:0], as_text: "text"}
+                raise RuntimeError("outer") from KeyError("inner")
+            odd = {
+                as_tuple: (data, data),
+                as_none: None,
+                as_scalar: 5.0,
+                too_short: data[:0],
+                as_text: "text",
+            }
             for code, output in odd.items():
                 if code in seen:
                     return output
-            return batch + 2
+            return data + 2
 
     return Scripted
 
@@ -269,7 +276,7 @@ def ray_cluster() -> Iterator[str]:
 
     others = set(psutil.Process().children(recursive=True))
     cluster.ensure_serve()
-    folder = cluster._folder
+    folder = cluster.temporary_folder()
     assert folder is not None
     yield cluster.base_url()
     import ray
@@ -278,7 +285,7 @@ def ray_cluster() -> Iterator[str]:
     ours = set(psutil.Process().children(recursive=True)) - others | _processes_of(folder)
     with cluster.quiet_logs():
         serve.shutdown()
-        cluster._stop_ray()
+        cluster.shutdown()
     assert not ray.is_initialized()
     _, alive = psutil.wait_procs(ours, timeout=DEADLINE_S)
     assert not alive

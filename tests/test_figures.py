@@ -155,7 +155,7 @@ class TestHistogram:
         ax = batch_size_histogram(pd.DataFrame({"batch_size": [4, 4, 1]}))
         assert [bar.get_height() for bar in ax.patches] == [1, 0, 0, 2]  # type: ignore[attr-defined] # rectangles
         assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2", "3", "4"]
-        assert ax.get_title(loc="left") == "Batches by size, mean 3.0"
+        assert ax.get_title(loc="left") == "Mean batch size 3.0"
 
     def test_powers_of_two_beyond_32(self) -> None:
         """Large sizes share bars, each batch in exactly one."""

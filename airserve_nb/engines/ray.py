@@ -17,7 +17,7 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus
 
-from airserve_nb.deployment import PredictorDeployment
+from airserve_nb.deployment import PredictorDeployment, unpack
 from airserve_nb.engines import ray_cluster
 from airserve_nb.engines.base import Progress, silent
 from airserve_nb.errors import DeployError
@@ -60,11 +60,19 @@ def deploy(
     app = PredictorDeployment.options(
         name=name, num_replicas=num_replicas, max_constructor_retry_count=CONSTRUCTOR_TRIES
     ).bind_spec(spec)
+    ran_before = name in applications()
     progress(f"Starting {name} ...")
     with ray_cluster.quiet_logs():
         target = serve.RunTarget(app, name=name, route_prefix=route_prefix)
         _called_outside_loop(serve.run_many, [target], wait_for_applications_running=False)
-    _wait_until_running(name)
+    try:
+        _wait_until_running(name)
+    except DeployError:
+        if not ran_before:
+            # It would hold its route for ever, and nobody could stop it.
+            with ray_cluster.quiet_logs():
+                _called_outside_loop(serve.delete, name)
+        raise
     return connect(name)
 
 
@@ -132,13 +140,11 @@ class RayHost:
 
     def pages(self, cursors: Mapping[str, Cursor]) -> list[tuple[str, Page]]:
         """Return every live replica's name and its records since its cursor; blocks."""
-        pages: list[tuple[str, Page]] = self._broadcast("page", dict(cursors))
-        return pages
+        return self._broadcast("page", dict(cursors))
 
     def log_entries(self, count: int) -> list[tuple[str, list[str]]]:
         """Return every live replica's name and its last log entries; blocks."""
-        entries: list[tuple[str, list[str]]] = self._broadcast("log_entries", count)
-        return entries
+        return self._broadcast("log_entries", count)
 
     def is_running(self) -> bool:
         """Whether the application still exists and runs."""
@@ -153,11 +159,11 @@ class RayHost:
             with ray_cluster.quiet_logs():
                 _called_outside_loop(serve.delete, self.name)
 
-    def _broadcast(self, method: str, argument: Any) -> Any:
+    def _broadcast(self, method: str, argument: Any) -> list[tuple[str, Any]]:
         def call() -> Any:
             return self._handle.broadcast(method, argument).results(timeout_s=CALL_TIMEOUT_S)
 
-        return _called_outside_loop(call)
+        return [(replica, unpack(package)) for replica, package in _called_outside_loop(call)]
 
 
 def _called_outside_loop(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

@@ -33,7 +33,16 @@ from airserve_nb.engines.base import Progress, silent
 from airserve_nb.engines.ports import check_port, free_port_near, free_ports
 from airserve_nb.errors import DeployError, OptionError
 
-__all__ = ["Ingress", "base_url", "ensure_serve", "ingress_in_place", "quiet_logs"]
+__all__ = [
+    "Ingress",
+    "base_url",
+    "ensure_ray",
+    "ensure_serve",
+    "ingress_in_place",
+    "quiet_logs",
+    "shutdown",
+    "temporary_folder",
+]
 
 Ingress = Literal["auto", "haproxy", "python"]
 
@@ -64,8 +73,7 @@ def ensure_serve(*, port: int | None = None, ingress: Ingress = "auto", progress
     if ingress not in {"auto", "haproxy", "python"}:
         raise OptionError(f"ingress is {ingress!r}, but must be 'auto', 'haproxy' or 'python'.")
     check_port(port)
-    if not ray.is_initialized():
-        _in_lasting_thread(lambda: _start_ray(ingress, progress))
+    ensure_ray(ingress=ingress, progress=progress)
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
         progress("Starting Ray Serve ...")
@@ -80,6 +88,23 @@ def ensure_serve(*, port: int | None = None, ingress: Ingress = "auto", progress
             f"Ray runs with the {ingress_in_place()} ingress already; to have {ingress!r}, restart the "
             "kernel and ask for it in the first deployment."
         )
+
+
+def ensure_ray(*, ingress: Ingress = "auto", progress: Progress = silent) -> None:
+    """Start Ray unless it runs.
+
+    Raises
+    ------
+    DeployError
+        When it can't start.
+    """
+    if not ray.is_initialized():
+        _in_lasting_thread(lambda: _start_ray(ingress, progress))
+
+
+def temporary_folder() -> Path | None:
+    """Return the folder of the Ray that we started: every process of it has this path in its command line."""
+    return _folder
 
 
 def base_url() -> str:
@@ -108,43 +133,48 @@ def _read_environment(name: str) -> str | None:
 
 
 def _start_ray(ingress: Ingress, progress: Progress) -> None:
-    global _started_by_us, _folder, _ingress  # noqa: PLW0603 - one Ray a process
+    global _started_by_us, _ingress
     chosen = _choose_ingress(ingress)
     progress("Starting Ray (once a kernel, takes some 10 s) ...")
-    _folder = Path(tempfile.mkdtemp(prefix="airserve-", dir=_short_temporary_folder()))
-    atexit.register(_stop_ray)
-    settings = _settings(_folder) | (_haproxy_settings(_folder) if chosen == "haproxy" else {})
-    janitor.watch(_folder)
-    with _environment(settings), quiet_logs():
+    atexit.register(shutdown)
+    try:
+        _init_ray(chosen)
+    except Exception:  # noqa: BLE001 - Ray raises bare ones; a second try finds its files in memory
+        progress("Starting Ray took too long, trying once more ...")
         try:
-            _init_ray(_folder)
-        except Exception:  # noqa: BLE001 - Ray raises bare ones; a second try finds its files in memory
-            ray.shutdown()
-            progress("Starting Ray took too long, trying once more ...")
-            try:
-                _init_ray(_folder)
-            except Exception as error:
-                ray.shutdown()
-                raise DeployError(
-                    f"Ray did not start: {as_sentence(describe(error))} Try again when the machine is less "
-                    "busy, or use engine='local'."
-                ) from error
+            _init_ray(chosen)
+        except Exception as error:
+            raise DeployError(
+                f"Ray did not start: {as_sentence(describe(error))} Try again when the machine is less busy, "
+                "or use engine='local'."
+            ) from error
     # Handles go on telling of their connections, from threads, hence in whichever cell ran last.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     _started_by_us, _ingress = True, chosen
 
 
-def _init_ray(folder: Path) -> None:
-    ray.init(
-        address="local",
-        num_cpus=max(MINIMUM_CPUS, os.cpu_count() or 1),
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=False,
-        _temp_dir=str(folder),
-    )
+def _init_ray(ingress: str) -> None:
+    """Start Ray in a folder of its own; when that fails, leave nothing of it."""
+    global _folder  # noqa: PLW0603 - one Ray a process
+    folder = _folder = Path(tempfile.mkdtemp(prefix="airserve-", dir=_short_temporary_folder()))
+    janitor.watch(folder)
+    settings = _settings(folder) | (_haproxy_settings(folder) if ingress == "haproxy" else {})
+    try:
+        with _environment(settings), quiet_logs():
+            ray.init(
+                address="local",
+                num_cpus=max(MINIMUM_CPUS, os.cpu_count() or 1),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+                _temp_dir=str(folder),
+            )
+    except BaseException:
+        ray.shutdown()
+        janitor.clean_up()
+        raise
 
 
 def _in_lasting_thread(start: Callable[[], None]) -> None:
@@ -265,15 +295,15 @@ def _start_serve(port: int | None) -> None:
             return
 
 
-def _stop_ray() -> None:
-    """End what we started: at exit, quick, and tolerant of a Ray that has gone already.
+def shutdown() -> None:
+    """End the Ray that we started, if we did: at exit too, so quick, and tolerant of a Ray that has gone already.
 
     What does not end with Ray, and the folder, is the janitor's.
     """
     global _started_by_us, _ingress
     if _started_by_us and ray.is_initialized():
         ray.shutdown()
-    _started_by_us, _ingress = False, None
+    _started_by_us, _ingress, _folder = False, None, None
     janitor.clean_up()
 
 
@@ -295,7 +325,8 @@ def quiet_logs() -> Iterator[None]:
 @contextmanager
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables, and put back what was there."""
-    before = {name: os.environ.get(name) for name in settings}
+    # Ray sets the last one: breakpoint() in a cell would open Ray's debugger.
+    before = {name: os.environ.get(name) for name in [*settings, "PYTHONBREAKPOINT"]}
     os.environ.update(settings)
     try:
         yield

@@ -8,7 +8,21 @@ from __future__ import annotations
 import json
 import sys
 
-from models import SIZE, WAIT_S, Add, HandAdd, HandEcho, HandSleep, HandSpin, HandTrees, Sleep, Spin, Trees, count_loops, trees
+from models import (
+    SIZE,
+    WAIT_S,
+    Add,
+    HandAdd,
+    HandEcho,
+    HandSleep,
+    HandSpin,
+    HandTrees,
+    Sleep,
+    Spin,
+    Trees,
+    count_loops,
+    trees,
+)
 
 from airserve_nb import deploy, http_adapters, stop
 

@@ -49,7 +49,10 @@ def report(what: str, figure: float, bound: str, *, kept: bool) -> None:
 def hosted(ingress: str) -> Iterator[dict[str, Any]]:
     """Run a cluster with the models; gives their URLs."""
     host = subprocess.Popen(
-        [sys.executable, str(HERE / "host.py"), ingress], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(HERE / "host.py"), ingress],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert host.stdin is not None
     assert host.stdout is not None
@@ -98,7 +101,8 @@ def open_loop(url: str, times: np.ndarray, bodies: list[bytes]) -> tuple[np.ndar
     """Send at the planned times; returns latencies in ms from there, and the number of failures."""
     headers = (("Content-Type", "application/json"),)
     requests = tuple(
-        PlannedRequest(i, 0.5 + float(t), "POST", url, headers, bodies[i % len(bodies)]) for i, t in enumerate(times)
+        PlannedRequest(i, 0.5 + float(t), "POST", url, headers, bodies[i % len(bodies)])
+        for i, t in enumerate(times)
     )
     plan = Plan(requests=requests, concurrency=400, timeout_s=30)
     client = subprocess.run(
@@ -148,7 +152,9 @@ def load_of(urls: dict[str, Any], model: str, rate: float, bodies: list[bytes]) 
         figures.append((p99(ours), p99(hand), p99(simulate(times))))
     report(f"{model}: failures of ours at {rate:g} req/s", failures, "none", kept=failures == 0)
     medians = [statistics.median(column) for column in zip(*figures, strict=True)]
-    print(f"     {model} at {rate:g} req/s, p99 in ms: ours {medians[0]:.1f}, hand {medians[1]:.1f}", flush=True)
+    print(
+        f"     {model} at {rate:g} req/s, p99 in ms: ours {medians[0]:.1f}, hand {medians[1]:.1f}", flush=True
+    )
     return medians[0], medians[1], medians[2]
 
 
@@ -157,7 +163,12 @@ def load(urls: dict[str, Any]) -> None:
     bodies = [b'{"array":[40]}']
     ours, hand, ideal = load_of(urls, "sleep", RATE, bodies)
     report("sleep: p99 of ours over that of @serve.batch", ours / hand, "at most 0.25", kept=ours <= hand / 4)
-    report("sleep: p99 of ours over that of the simulated policy", ours / ideal, "at most 1.5", kept=ours <= 1.5 * ideal)
+    report(
+        "sleep: p99 of ours over that of the simulated policy",
+        ours / ideal,
+        "at most 1.5",
+        kept=ours <= 1.5 * ideal,
+    )
     saturated = statistics.median(rate for rate, _ in in_turns([urls["ours_sleep"]], 128)[0])
     share = saturated * FULL_BATCH_S / SIZE
     report("sleep: share of 32 rows a 26.4 ms at saturation", share, "at least 0.95", kept=share >= 0.95)
@@ -165,8 +176,12 @@ def load(urls: dict[str, Any]) -> None:
     ours, hand, _ = load_of(urls, "spin", RATE, bodies)
     report("spin: p99 of ours over that of @serve.batch", ours / hand, "at most 1", kept=ours <= hand)
     ours_rounds, hand_rounds = in_turns([urls["ours_spin"], urls["hand_spin"]], 128)
-    share = statistics.median(rate for rate, _ in ours_rounds) / statistics.median(rate for rate, _ in hand_rounds)
-    report("spin: throughput at saturation over that of @serve.batch", share, "at least 0.95", kept=share >= 0.95)
+    share = statistics.median(rate for rate, _ in ours_rounds) / statistics.median(
+        rate for rate, _ in hand_rounds
+    )
+    report(
+        "spin: throughput at saturation over that of @serve.batch", share, "at least 0.95", kept=share >= 0.95
+    )
 
     rows = [json.dumps([row]).encode() for row in urls["rows"]]
     ours, hand, _ = load_of(urls, "trees", 200, rows)
@@ -177,9 +192,21 @@ def throughput(fast: dict[str, Any], default: dict[str, Any]) -> None:
     """Measure closed loops with wrk."""
     ours, hand, plain = in_turns([fast["ours_add"], fast["hand_add"], default["hand_add"]], 32)
     rates = [statistics.median(rate for rate, _ in rounds) for rounds in (ours, hand, plain)]
-    print(f"     32 connections, req/s: ours {rates[0]:.0f}, hand {rates[1]:.0f}, default ingress {rates[2]:.0f}")
-    report("add: throughput over @serve.batch on the same ingress", rates[0] / rates[1], "at least 1", kept=rates[0] >= rates[1])
-    report("add: throughput over @serve.batch on the default ingress", rates[0] / rates[2], "at least 8", kept=rates[0] >= 8 * rates[2])
+    print(
+        f"     32 connections, req/s: ours {rates[0]:.0f}, hand {rates[1]:.0f}, default ingress {rates[2]:.0f}"
+    )
+    report(
+        "add: throughput over @serve.batch on the same ingress",
+        rates[0] / rates[1],
+        "at least 1",
+        kept=rates[0] >= rates[1],
+    )
+    report(
+        "add: throughput over @serve.batch on the default ingress",
+        rates[0] / rates[2],
+        "at least 8",
+        kept=rates[0] >= 8 * rates[2],
+    )
     ours, echo = in_turns([fast["ours_add"], fast["hand_echo"]], 1)
     ratio = statistics.median(a[1] / b[1] for a, b in zip(ours, echo, strict=True))
     report("add: p50 at 1 connection over that of an echo", ratio, "at most 1.7", kept=ratio <= 1.7)

@@ -73,7 +73,13 @@ TIMING = 'queue;dur=10, predict;dur=20, batch;desc="b1/2"'
 class TestRequests:
     def test_the_server_s_part(self) -> None:
         """Queue and predict come from the answer's headers, overhead is the rest of the client's total."""
-        frame = request_table(run(outcome(0, timing=TIMING, x_request_id="id", x_airserve_version="v7")))
+        frame = request_table(
+            run(
+                outcome(
+                    0, timing=TIMING, x_airserve_request_id="id", x_request_id="mine", x_airserve_version="v7"
+                )
+            )
+        )
         assert tuple(frame.columns) == REQUEST_COLUMNS
         row = frame.loc[0]
         assert (row.queue_ms, row.predict_ms, row.total_ms) == (10, 20, pytest.approx(100))

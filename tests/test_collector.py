@@ -1,0 +1,127 @@
+"""The collector: records of several replicas, read with cursors, kept when a replica is gone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from airserve_nb.collector import Collector
+from airserve_nb.telemetry import BatchRecord, Cursor, Page, Recorder, RequestRecord
+
+
+def request(number: int, *, replica: str = "a", status: int = 200, at: float | None = None) -> RequestRecord:
+    return RequestRecord(
+        request_id=f"{replica}-{number}", arrived_at=number if at is None else at, status=status, batch_id=f"b{number}",
+        batch_size=1, queue_ms=1.0, predict_ms=2.0, overhead_ms=0.5, total_ms=3.5, version="v1", replica=replica,
+    )  # fmt: skip
+
+
+def batch(number: int, *, size: int = 1, replica: str = "a") -> BatchRecord:
+    return BatchRecord(
+        batch_id=f"b{number}", released_at=float(number), batch_size=size, rows=size, predict_ms=2.0,
+        release_reason="full", queue_depth=0, other_signatures=0, version="v1", replica=replica,
+    )  # fmt: skip
+
+
+class Replicas:
+    """Recorders by name, asked as a host asks them; counts what it hands out."""
+
+    def __init__(self, *names: str, size: int = 100) -> None:
+        self.recorders = {name: Recorder(size) for name in names}
+        self.handed_out = 0
+
+    def pages(self, cursors: Mapping[str, Cursor]) -> list[tuple[str, Page]]:
+        pages = [(name, one.since(cursors.get(name, Cursor()))) for name, one in self.recorders.items()]
+        self.handed_out += sum(len(page.requests) for _, page in pages)
+        return pages
+
+
+def test_each_record_is_read_once() -> None:
+    """Pulling again reads only what is new, and what was read stays."""
+    replicas = Replicas("a")
+    collector = Collector(replicas.pages)
+    for number in range(3):
+        replicas.recorders["a"].add_request(request(number))
+        collector.pull()
+        collector.pull()
+    assert replicas.handed_out == 3
+    assert collector.requests().request_id.tolist() == ["a-0", "a-1", "a-2"]
+
+
+def test_replicas_are_merged_in_order_of_time() -> None:
+    """Rows of several replicas stand in the order of arrival, batches in that of release."""
+    replicas = Replicas("a", "b")
+    collector = Collector(replicas.pages)
+    for number in range(6):
+        name = "ab"[number % 2]
+        replicas.recorders[name].add_request(request(number, replica=name))
+        replicas.recorders[name].add_batch(batch(5 - number, replica=name))
+    collector.pull()
+    assert collector.requests().replica.tolist() == ["a", "b"] * 3
+    assert collector.batches().batch_id.tolist() == [f"b{number}" for number in range(6)]
+    assert collector.statistics().replicas == 2
+
+
+def test_a_replica_that_is_gone_is_remembered() -> None:
+    """Records and totals of a replica that ended stay, beside those of its successor."""
+    replicas = Replicas("a")
+    collector = Collector(replicas.pages)
+    replicas.recorders["a"].add_request(request(1))
+    collector.pull()
+    replicas.recorders = {"b": Recorder()}
+    replicas.recorders["b"].add_request(request(2, replica="b", status=500))
+    collector.pull()
+    assert collector.requests().replica.tolist() == ["a", "b"]
+    statistics = collector.statistics()
+    assert (statistics.requests, statistics.errors) == (2, 1)
+
+
+def test_totals_count_what_the_ring_forgot() -> None:
+    """A reader that came late misses records, but no count."""
+    replicas = Replicas("a", size=4)
+    collector = Collector(replicas.pages)
+    for number in range(10):
+        replicas.recorders["a"].add_request(request(number))
+        replicas.recorders["a"].add_batch(batch(number, size=2))
+    collector.pull()
+    assert len(collector.requests()) == 4
+    statistics = collector.statistics()
+    assert (statistics.requests, statistics.batches, statistics.batch_sizes) == (10, 10, {2: 10})
+
+
+def test_empty_tables_have_their_columns_and_types() -> None:
+    """Before the first request the tables are empty and can be computed with all the same."""
+    collector = Collector(Replicas("a").pages)
+    collector.pull()
+    table = collector.requests()
+    assert table.empty
+    assert list(table.columns)[:3] == ["request_id", "arrived_at", "status"]
+    assert isinstance(table.arrived_at.dtype, pd.DatetimeTZDtype)
+    assert isinstance(collector.batches().released_at.dtype, pd.DatetimeTZDtype)
+
+
+def test_times_are_utc() -> None:
+    """Times are timestamps with a zone, so that notebooks in two zones agree."""
+    replicas = Replicas("a")
+    replicas.recorders["a"].add_request(request(1, at=0.0))
+    collector = Collector(replicas.pages)
+    collector.pull()
+    assert collector.requests().arrived_at[0] == pd.Timestamp("1970-01-01", tz="UTC")
+
+
+def test_pulling_from_many_threads_doubles_nothing() -> None:
+    """Two cells that look at once do not read a record twice."""
+    replicas = Replicas("a", size=10_000)
+    for number in range(2_000):
+        replicas.recorders["a"].add_request(request(number))
+    collector = Collector(replicas.pages)
+    threads: list[Any] = [threading.Thread(target=collector.pull) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert collector.requests().request_id.is_unique
+    assert len(collector.requests()) == 2_000

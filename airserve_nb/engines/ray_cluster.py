@@ -133,7 +133,7 @@ def _read_environment(name: str) -> str | None:
 
 
 def _start_ray(ingress: Ingress, progress: Progress) -> None:
-    global _started_by_us, _ingress  # noqa: PLW0603 - one Ray a process
+    global _started_by_us, _ingress
     chosen = _choose_ingress(ingress)
     progress("Starting Ray (once a kernel, takes some 10 s) ...")
     atexit.register(shutdown)
@@ -300,7 +300,7 @@ def shutdown() -> None:
 
     What does not end with Ray, and the folder, is the janitor's.
     """
-    global _started_by_us, _ingress, _folder  # noqa: PLW0603 - one Ray a process
+    global _started_by_us, _ingress, _folder
     if _started_by_us and ray.is_initialized():
         ray.shutdown()
     _started_by_us, _ingress, _folder = False, None, None

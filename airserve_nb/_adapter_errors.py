@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from airserve_nb._adapter_read import show
+from airserve_nb._sentences import as_sentence, describe
 from airserve_nb.errors import BadInputError, RequestError
 
 __all__ = ["refusal_for", "refusal_for_fields"]
@@ -52,7 +53,7 @@ def refusal_for(error: Exception, *, adapter: str, example: str) -> RequestError
         refusal = refusal_for_fields(error.errors(), example=example)
     else:
         refusal = RequestError(
-            f"The HTTP adapter {adapter} raised {type(error).__name__}: {error}.", status=500
+            as_sentence(f"The HTTP adapter {adapter} raised {describe(error)}"), status=500
         )
     refusal.__cause__ = error
     return refusal

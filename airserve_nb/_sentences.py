@@ -49,5 +49,5 @@ def _without_traceback(text: str) -> str:
     """Keep what stands before another process's traceback, and the line that ends it."""
     before = text.partition(_TRACEBACK)[0].strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    last = lines[-1] if lines and _TRACEBACK not in lines[-1] else ""
+    last = lines[-1] if lines and not lines[-1].startswith((_TRACEBACK, 'File "')) else ""
     return f"{before} {last}".strip()

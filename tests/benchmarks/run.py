@@ -105,11 +105,14 @@ def open_loop(url: str, times: np.ndarray, bodies: list[bytes]) -> tuple[np.ndar
         for i, t in enumerate(times)
     )
     plan = Plan(requests=requests, concurrency=400, timeout_s=30)
-    client = subprocess.run(
-        [sys.executable, "-m", "airserve_nb.loadgen.client"],
-        input=plan.to_json() + "\n", capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    run = Run.from_lines(client.stdout)
+    command = [sys.executable, "-m", "airserve_nb.loadgen.client"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:  # noqa: S603 - our own module
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(plan.to_json() + "\n")
+        client.stdin.flush()
+        # Its input stays open: the client stops when it is closed.
+        run = Run.from_lines(client.stdout.read())
     done = [(o.done or 0.0) - (o.planned or 0.0) for o in run.outcomes if o.kind == "ok"]
     return np.array(done) * 1e3, len(run.outcomes) - len(done)
 

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -137,8 +136,8 @@ class Lab:
         while True:
             assert process.poll() is None, log.read_text()[-3_000:]
             try:
-                urllib.request.urlopen(f"{self.url}/api", timeout=5).close()
-            except (urllib.error.URLError, OSError):
+                urllib.request.urlopen(f"{self.url}/api", timeout=5).close()  # noqa: S310 - our own server
+            except OSError:
                 assert time.monotonic() < deadline, log.read_text()[-3_000:]
                 time.sleep(0.1)
             else:
@@ -227,7 +226,7 @@ class Notebook:
     def save(self) -> Any:
         """Save the notebook and return what the file holds."""
         self.command("docmanager:save")
-        return nbformat.read(self.path, as_version=4)  # type: ignore[no-untyped-call]  # nbformat has no types
+        return nbformat.read(self.path, as_version=4)
 
     def set_theme(self, theme: str) -> None:
         """Change to JupyterLab's ``Light`` or ``Dark`` theme."""
@@ -246,7 +245,7 @@ class Notebook:
 
     def prompt(self, index: int) -> str:
         """Return ``[3]:`` of a cell that has run, ``[ ]:`` of one that has not."""
-        return self.cell(index).locator(".jp-InputPrompt").inner_text().strip()
+        return str(self.cell(index).locator(".jp-InputPrompt").inner_text()).strip()
 
     def stderr(self) -> Locator:
         """Return all that was written to stderr."""
@@ -262,15 +261,15 @@ OpenNotebook = Callable[..., Notebook]
 # -- fixtures ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     with running_lab() as lab:
         yield lab
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Start the system's Chromium; not for the whole session, as playwright occupies the thread's event loop."""
+    """Start the system's Chromium; for no longer than a module, as playwright's event loop runs in this thread."""
     executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if executable is None:
         pytest.skip("needs Chromium on the PATH (Debian: apt install chromium)")
@@ -301,7 +300,7 @@ def open_notebook(lab: Lab, chromium: Browser) -> Iterator[OpenNotebook]:
     ) -> Notebook:
         path = cells if isinstance(cells, Path) else lab.folder / f"{secrets.token_hex(4)}.ipynb"
         if not isinstance(cells, Path):
-            nbformat.write(_notebook(cells), path)  # type: ignore[no-untyped-call]  # nbformat has no types
+            nbformat.write(_notebook(cells), path)
         page = chromium.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale)
         opened.append(Notebook(lab, page, path))
         return opened[-1]
@@ -314,8 +313,8 @@ def open_notebook(lab: Lab, chromium: Browser) -> Iterator[OpenNotebook]:
 
 def _notebook(cells: Sequence[str]) -> Any:
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    made = [nbformat.v4.new_code_cell(source.strip("\n")) for source in cells]  # type: ignore[no-untyped-call]  # as above
-    return nbformat.v4.new_notebook(cells=made, metadata=kernel)  # type: ignore[no-untyped-call]  # as above
+    made = [nbformat.v4.new_code_cell(source.strip("\n")) for source in cells]
+    return nbformat.v4.new_notebook(cells=made, metadata=kernel)
 
 
 def _end_kernels(lab: Lab) -> None:

@@ -122,6 +122,10 @@ def _with_gpu(spec: VersionSpec) -> VersionSpec:
 
 def _changed_spec(spec: VersionSpec, changes: Mapping[str, Any]) -> tuple[VersionSpec, bool]:
     """Apply a user_config; the flag says whether the predictor must be built anew."""
+    known = ["predictor_cls", "checkpoint", "batching_params", *BatchSettings.names()]
+    for key in changes:
+        if key not in known:
+            raise OptionError(f"user_config has the unknown key {key!r}; the keys are {', '.join(known)}.")
     rest = dict(changes)
     new: dict[str, Any] = {}
     if "predictor_cls" in rest:
@@ -132,9 +136,10 @@ def _changed_spec(spec: VersionSpec, changes: Mapping[str, Any]) -> tuple[Versio
     settings = spec.settings
     if "batching_params" in rest:
         params = rest.pop("batching_params")
-        settings = (
-            settings.changed(params) if isinstance(params, Mapping) else BatchSettings.from_params(params)
-        )
+        if isinstance(params, Mapping):
+            settings = replace(settings.changed(params), enabled=True)
+        else:
+            settings = BatchSettings.from_params(params)
     settings = settings.changed(rest)
     # Turning batching on or off changes what predict is given, so requests must not be mixed.
     rebuild |= settings.enabled != spec.settings.enabled

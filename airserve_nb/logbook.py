@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import traceback
 from collections import deque
 from pathlib import Path
 
 __all__ = ["LogBook", "users_traceback"]
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 # A few failing batches with their tracebacks.
 SIZE = 1_000

@@ -32,6 +32,7 @@ Engine = Literal["ray", "local"]
 Ingress = Literal["auto", "haproxy", "python"]
 
 REQUEST_TIMEOUT_S = 60.0
+KEPT_LOG_ENTRIES = 100
 _services: dict[str, Service] = {}
 _version_numbers: dict[str, int] = {}
 # Two threads that deploy at once would both start Ray.
@@ -73,6 +74,7 @@ class Service:
         self._host = host
         self._collector = Collector(host.pages)
         self._stopped = False
+        self._last_logs: list[tuple[str, list[str]]] = []
         self.example = example
         """A request body that the endpoint takes, or None."""
         self.code = code
@@ -151,6 +153,7 @@ class Service:
         """
         import requests
 
+        self._check_running()
         kwargs.setdefault("timeout", REQUEST_TIMEOUT_S)
         return requests.request(method, self.url, json=json, **kwargs)  # noqa: S113 - set above
 
@@ -201,8 +204,7 @@ class Service:
         count
             Entries a replica, at most.
         """
-        self._check_running()
-        parts = self._host.log_entries(count)
+        parts = self._last_logs if self._stopped else self._host.log_entries(count)
         if len(parts) == 1:
             return "\n".join(parts[0][1])
         return "\n".join(f"[{replica}] {entry}" for replica, entries in parts for entry in entries)
@@ -211,9 +213,7 @@ class Service:
         """End the deployment; what was recorded can still be read."""
         if self._stopped:
             return
-        # The last records are a courtesy; stopping must not depend on them.
-        with contextlib.suppress(Exception):
-            self._pull()
+        self._keep_records()
         self._host.stop()
         self._stopped = True
         if _services.get(self.name) is self:
@@ -227,9 +227,18 @@ class Service:
         if ours is not host and not (ours.engine == host.engine == "ray"):
             ours.stop()
 
+    def _keep_records(self) -> None:
+        """Read everything once more; a courtesy, on which nothing must depend."""
+        with contextlib.suppress(Exception):
+            self._last_logs = self._host.log_entries(KEPT_LOG_ENTRIES)
+            self._pull()
+
     def _check_running(self) -> None:
         if self._stopped:
-            raise DeployError(f"{self.name} was stopped; deploy it again.", deployment=self.name)
+            raise DeployError(
+                f"This service, {self.name}, was stopped or replaced; deploy it again, or use the newer one.",
+                deployment=self.name,
+            )
 
     def _pull(self) -> None:
         if not self._stopped:
@@ -327,7 +336,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     from airserve_nb.version import make_spec
 
     predictor_cls, adapter = as_predictor(predictor, http_adapter=http_adapter)
-    name = options.checked_name(name or predictor_cls.__name__)
+    name = options.checked_name(predictor_cls.__name__ if name is None else name)
     options.check_choice("engine", engine, get_args(Engine))
     options.check_choice("ingress", ingress, get_args(Ingress))
     options.check_replicas(num_replicas, engine)
@@ -350,6 +359,8 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         number = _version_numbers.get(name, 0) + 1
         spec = dataclasses.replace(spec, version=f"v{number}")
         running = _services.get(name)
+        if running is not None:
+            running._keep_records()  # noqa: SLF001 - one module
         if engine == "local":
             host = _host_locally(running, name, spec, prefix, port)
         else:

@@ -47,7 +47,7 @@ class RequestRecord:
     """One answered request."""
 
     request_id: str
-    """The server's id of the request, also in the answer's ``X-Request-Id`` header."""
+    """The server's id of the request, also in the answer's ``X-Airserve-Request-Id`` header."""
     arrived_at: float
     """When its last byte was read, seconds of the wall clock."""
     status: int

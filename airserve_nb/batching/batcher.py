@@ -15,6 +15,7 @@ The next batch is taken before the last one's answers are handed over, so their 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 import time
@@ -22,11 +23,13 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future as ThreadFuture
 from typing import Any
 
+from airserve_nb._sentences import as_sentence, describe
 from airserve_nb.batching.collate import rows, signature
 from airserve_nb.batching.execution import Answer, Execution, Predict
+from airserve_nb.batching.fairness import LoopFairness
 from airserve_nb.batching.policy import BatchQueue, Release, Waiting
 from airserve_nb.batching.settings import BatchSettings
-from airserve_nb.errors import QueueFullError
+from airserve_nb.errors import DeployError, QueueFullError
 from airserve_nb.telemetry import Recorder
 
 __all__ = ["MicroBatcher"]
@@ -214,14 +217,21 @@ class MicroBatcher:
     # -- the model thread's side ----------------------------------------------------------------
 
     def _run(self) -> None:
+        assert self._loop is not None  # noqa: S101 - start() came first, or there would be no thread
         try:
             predict = self._load()
-        except BaseException as error:  # noqa: BLE001 - whoever awaits start() gets it
+        except Exception as error:  # noqa: BLE001 - whoever awaits start() gets it
             self._loaded.set_exception(error)
             return
+        except BaseException as error:  # noqa: BLE001 - SystemExit would end the server's event loop
+            refusal = DeployError(f"Loading the model raised {as_sentence(describe(error))}")
+            refusal.__cause__ = error
+            self._loaded.set_exception(refusal)
+            return
         self._loaded.set_result(None)
+        fairness = LoopFairness(self._loop)
         execution = Execution(
-            predict,
+            functools.partial(fairness.call, predict),
             next_batch_id=self._next_batch_id,
             wait_for=self._wait_for,
             recorder=self._recorder,
@@ -230,9 +240,15 @@ class MicroBatcher:
         )
         answers: list[tuple[Waiting, Answer]] = []
         while True:
+            if fairness.starved:
+                _deliver(answers)
+                answers = []
+                fairness.pause()
             free_since = time.perf_counter()
             release = self._take(free_since)
             _deliver(answers)
+            # Nothing of a batch is kept while the model is idle.
+            answers = []
             release = release or self._take_when_ready(free_since)
             if release is None:
                 return

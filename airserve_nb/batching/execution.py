@@ -58,7 +58,9 @@ class _Call:
 
     def answers(self) -> list[tuple[Waiting, Answer]]:
         """Return the members with their answers; none when the call failed."""
-        pairs = zip(self.members, self.values, strict=False)
+        if self.error is not None:
+            return []
+        pairs = zip(self.members, self.values, strict=True)
         return [(member, self.answer(member, value=value)) for member, value in pairs]
 
     def answer(self, member: Waiting, *, value: Any = None, error: RequestError | None = None) -> Answer:
@@ -134,8 +136,11 @@ class Execution:
         for blame in self._find_guilty(release.members, first.error, settings, attempt):
             call = last_call[blame.member.number]
             answers.append((blame.member, call.answer(blame.member, error=_as_request_error(blame))))
-        succeeded = any(answer.error is None for _, answer in answers)
-        self._failed_in_a_row = 0 if succeeded else self._failed_in_a_row + 1
+        if any(answer.error is None for _, answer in answers):
+            self._failed_in_a_row = 0
+        elif len(release.members) > 1:
+            # A request that fails alone tells nothing of the model.
+            self._failed_in_a_row += 1
         return answers
 
     def _call(

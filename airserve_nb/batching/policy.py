@@ -72,7 +72,7 @@ class _Group:
         return next(iter(self.members.values()))
 
     def is_full(self, limits: BatchSettings) -> bool:
-        if len(self.members) >= limits.max_batch_size:
+        if len(self.members) >= limits.members_at_most:
             return True
         # More rows than fit means that the batch at the front is closed, too.
         return limits.max_batch_rows is not None and self.rows >= limits.max_batch_rows
@@ -84,7 +84,7 @@ class _Group:
     def take(self, limits: BatchSettings) -> Iterator[Waiting]:
         """Remove the members of one batch from the front."""
         rows_left = math.inf if limits.max_batch_rows is None else limits.max_batch_rows
-        for taken in range(limits.max_batch_size):
+        for taken in range(limits.members_at_most):
             # The first always fits: a request with too many rows would wait for ever otherwise.
             if not self.members or (taken and self.head.rows > rows_left):
                 return

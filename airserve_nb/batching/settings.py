@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,8 +70,7 @@ class BatchSettings:
         if batching_params is None:
             return cls()
         if batching_params is False:
-            # One request is one call, in the order of arrival.
-            return cls(max_batch_size=1, enabled=False)
+            return cls(enabled=False)
         if not isinstance(batching_params, Mapping):
             raise OptionError(
                 f"batching_params is {batching_params!r}, but must be None (defaults), False (no batching) "
@@ -78,15 +78,25 @@ class BatchSettings:
             )
         return cls().changed(batching_params)
 
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return what a dict of batching settings may hold."""
+        return [field.name for field in dataclasses.fields(cls) if field.name != "enabled"]
+
     def changed(self, changes: Mapping[str, Any]) -> BatchSettings:
         """Return these settings with ``changes`` applied; unknown keys and wrong values are refused."""
-        allowed = [f.name for f in dataclasses.fields(self) if f.name != "enabled"]
+        allowed = self.names()
         for key in changes:
             if key not in allowed:
                 close = difflib.get_close_matches(str(key), allowed, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"the keys are {', '.join(allowed)}."
                 raise OptionError(f"batching_params has the unknown key {key!r}; {hint}")
         return dataclasses.replace(self, **changes)
+
+    @property
+    def members_at_most(self) -> int:
+        """How many requests one call of predict may answer: one without batching."""
+        return self.max_batch_size if self.enabled else 1
 
     def in_words(self) -> str:
         """Say the limits in a few words."""
@@ -98,5 +108,5 @@ class BatchSettings:
 
 
 def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise OptionError(f"{name} is {value!r}, but must be a whole number, 1 or more.")

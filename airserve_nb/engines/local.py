@@ -28,6 +28,9 @@ __all__ = ["LocalHost"]
 
 T = TypeVar("T")
 
+# How long requests under way may take to end when the deployment is stopped.
+STOP_PATIENCE_S = 5
+
 
 class LocalHost:
     """A deployment in this process.
@@ -57,7 +60,15 @@ class LocalHost:
         self._socket = listen_near(port)
         self._port = int(self._socket.getsockname()[1])
         app = self._mounted(_cancelled_on_disconnect(self._endpoint))
-        self._server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=STOP_PATIENCE_S,
+            )
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"airserve-local-{name}", daemon=True)
         self._thread.start()
@@ -141,7 +152,8 @@ class LocalHost:
     def stop(self) -> None:
         """End the server after the requests that it has, and its threads."""
         self._server.should_exit = True
-        self._thread.join()
+        # A predict that never ends must not take the notebook with it; its thread is a daemon.
+        self._thread.join(2 * STOP_PATIENCE_S)
         self._endpoint.logger.removeHandler(self._log)
 
 
@@ -176,8 +188,14 @@ def _cancelled_on_disconnect(app: Any) -> Any:
 
         serving = asyncio.ensure_future(app(scope, receive_body, send))
         leaving = asyncio.ensure_future(client_left())
-        await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        leaving.cancel()
+        try:
+            await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            # The server is being stopped, and has waited long enough.
+            serving.cancel()
+            raise
+        finally:
+            leaving.cancel()
         if serving.done():
             # Raises what the endpoint raised.
             await serving

@@ -67,7 +67,8 @@ def deploy(
         _called_outside_loop(serve.run_many, [target], wait_for_applications_running=False)
     try:
         _wait_until_running(name)
-    except DeployError:
+    except BaseException:
+        # An interrupt, too.
         if not ran_before:
             # It would hold its route for ever, and nobody could stop it.
             with ray_cluster.quiet_logs():

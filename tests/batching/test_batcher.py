@@ -16,7 +16,7 @@ import pytest
 from airserve_nb.batching.batcher import MicroBatcher
 from airserve_nb.batching.execution import GIVE_UP_RETRIES_AFTER, Answer
 from airserve_nb.batching.settings import BatchSettings
-from airserve_nb.errors import BadInputError, BadOutputError, PredictFailedError, QueueFullError
+from airserve_nb.errors import BadInputError, BadOutputError, DeployError, PredictFailedError, QueueFullError
 from airserve_nb.telemetry import BatchRecord, Recorder
 
 # Long enough that a test which depends on it fails rather than passes slowly.
@@ -476,5 +476,55 @@ def test_a_load_that_fails_says_so() -> None:
             await batcher.start()
         await batcher.close()
         assert "airserve-model-broken" not in {thread.name for thread in threading.enumerate()}
+
+    asyncio.run(main())
+
+
+def test_requests_that_fail_alone_do_not_end_the_search_for_the_guilty() -> None:
+    """Lone bad requests say nothing of the model: the next poisoned batch is still divided."""
+
+    def predict(batch: np.ndarray) -> np.ndarray:
+        if (batch < 0).any():
+            raise ValueError
+        return batch
+
+    async def main() -> None:
+        async with batching(predict) as (batcher, _):
+            for _ in range(GIVE_UP_RETRIES_AFTER + 1):
+                assert (await batcher.submit(value(-1))).error is not None
+            answers = await asyncio.gather(*(batcher.submit(value(i)) for i in (1, -1, 2)))
+            assert results(answers) == [[1.0], PredictFailedError, [2.0]]
+
+    asyncio.run(main())
+
+
+def test_a_model_that_keeps_the_lock_still_answers_everybody() -> None:
+    """Between the batches of a model that computes in Python, the loop is let run."""
+
+    def predict(batch: np.ndarray) -> np.ndarray:
+        for _ in range(1_000_000):
+            pass
+        return batch
+
+    async def main() -> None:
+        async with batching(predict, max_batch_size=2) as (batcher, recorder):
+            answers = await asyncio.gather(*(batcher.submit(value(i)) for i in range(8)))
+            assert results(answers) == [[float(i)] for i in range(8)]
+            assert len(records(recorder)) >= 4
+
+    asyncio.run(main())
+
+
+def test_a_load_that_exits_is_an_error() -> None:
+    """sys.exit() while loading must not end the server's loop."""
+
+    def load() -> Callable[[Any], Any]:
+        raise SystemExit(1)
+
+    async def main() -> None:
+        batcher = MicroBatcher(load, next_batch_id=lambda: "b", version="exits")
+        with pytest.raises(DeployError, match="SystemExit"):
+            await batcher.start()
+        await batcher.close()
 
     asyncio.run(main())

@@ -262,3 +262,13 @@ def check_waits(simulation: Simulation, settings: BatchSettings) -> None:
             assert time == pytest.approx(head.arrived_at + settings.batch_wait_timeout_s, abs=1e-9)
         if index:
             assert time >= times[index - 1] + simulation.predict_s - 1e-9
+
+
+def test_without_batching_a_size_has_no_meaning() -> None:
+    """One request is one call, whatever max_batch_size says."""
+    queue = BatchQueue(BatchSettings(max_batch_size=8, enabled=False))
+    for _ in range(3):
+        queue.add(Waiting(0.0, None))
+    release = queue.take(0.0, 0.0)
+    assert release is not None
+    assert len(release.members) == 1

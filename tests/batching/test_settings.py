@@ -20,7 +20,7 @@ def test_false_turns_batching_off() -> None:
     """With False one request is one call."""
     settings = BatchSettings.from_params(False)
     assert not settings.enabled
-    assert settings.max_batch_size == 1
+    assert settings.members_at_most == 1
 
 
 def test_a_dict_changes_what_it_names() -> None:

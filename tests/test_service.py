@@ -216,7 +216,8 @@ def test_stopping_twice_and_reading_afterwards(serve_local: Any) -> None:
     assert service.state == "stopped"
     assert "stopped" in repr(service)
     assert len(service.requests()) == len(service.batches()) == service.statistics().requests == 1
-    for ask in (service.logs, lambda: service.predict(np.array([1.0]))):
+    assert isinstance(service.logs(), str)
+    for ask in (service.request, lambda: service.predict(np.array([1.0]))):
         with pytest.raises(DeployError, match="deploy it again"):
             ask()
 

@@ -48,7 +48,7 @@ def report(what: str, figure: float, bound: str, *, kept: bool) -> None:
 @contextmanager
 def hosted(ingress: str) -> Iterator[dict[str, Any]]:
     """Run a cluster with the models; gives their URLs."""
-    host = subprocess.Popen(
+    host = subprocess.Popen(  # noqa: S603 - our own script
         [sys.executable, str(HERE / "host.py"), ingress],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -73,7 +73,7 @@ def wrk(url: str, connections: int, seconds: int = 3) -> tuple[float, float]:
         script.write('wrk.headers["Content-Type"] = "application/json"\n')
         script.flush()
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script.name, url]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603 - as written above
     if "Non-2xx" in output or "Socket errors" in output:
         raise SystemExit(f"{url} answered with errors:\n{output}")
     rate = re.search(r"Requests/sec:\s+([\d.]+)", output)

@@ -53,6 +53,11 @@ def batching(
     params: Mapping[str, Any] | bool | None, shorthand: Mapping[str, Any], *, enabled: bool
 ) -> Mapping[str, Any] | bool | None:
     """Merge the ways in which batching can be given; refuse those that contradict each other."""
+    if not isinstance(enabled, bool):
+        raise OptionError(
+            f"batching is {enabled!r}, but must be True or False; for settings use max_batch_size=, "
+            "batch_wait_timeout_s= or batching_params=."
+        )
     given = {name: value for name, value in shorthand.items() if value is not None}
     if not enabled or params is False:
         if given or isinstance(params, Mapping):

@@ -90,8 +90,10 @@ class ServiceView:
 
     @property
     def curl(self) -> str | None:
-        """A line for a shell that sends the example, where there is a link."""
-        return curl_command(self.link, self.example) if self.link is not None else None
+        """A line for a shell that sends the example, where there are a link and an example."""
+        if self.link is None or self.example is None:
+            return None
+        return curl_command(self.link, self.example)
 
     @property
     def figures(self) -> tuple[tuple[str, str], ...]:

@@ -197,8 +197,9 @@ class Endpoint:
         elif path in {"/openapi.json", "/docs"}:
             await self._serve_description(scope, receive, send)
         else:
+            home = scope.get("root_path") or "/"
             await self._refuse_early(
-                send, 404, f"There is nothing at {printable(path)}; predictions are at /."
+                send, 404, f"There is nothing at {printable(path)}; predictions are at {home}."
             )
 
     async def _serve_description(self, scope: Scope, receive: Receive, send: Send) -> None:

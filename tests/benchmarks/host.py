@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Literal
 
 from models import (
     SIZE,
@@ -28,7 +29,7 @@ from airserve_nb import deploy, http_adapters, stop
 
 
 def main() -> None:
-    ingress = sys.argv[1]
+    ingress: Literal["haproxy", "python"] = "haproxy" if sys.argv[1] == "haproxy" else "python"
     batching = {"max_batch_size": SIZE, "batch_wait_timeout_s": WAIT_S}
     urls = {"ours_add": deploy(Add, name="ours_add", ingress=ingress).url}
     base = urls["ours_add"].rpartition("/")[0]

@@ -21,7 +21,7 @@ from airserve_nb.loadgen.launch import run_in_process, run_in_thread, run_plan
 from airserve_nb.loadgen.plan import Plan, PlannedRequest, Run
 
 if TYPE_CHECKING:
-    from conftest import ToyServer
+    from tests.loadgen.conftest import ToyServer
 else:
     ToyServer = Any
 

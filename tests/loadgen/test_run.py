@@ -17,7 +17,7 @@ from airserve_nb.loadgen.launch import run_in_thread
 from airserve_nb.loadgen.run import probe
 
 if TYPE_CHECKING:
-    from conftest import ToyServer
+    from tests.loadgen.conftest import ToyServer
 else:
     ToyServer = Any
 

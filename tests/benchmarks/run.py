@@ -1,7 +1,7 @@
 """Speed, as ratios measured in one run: ``python tests/benchmarks/run.py [load] [throughput]``.
 
 Prints one line a figure: what, the figure, the bound it is meant to keep, and whether it did. Exits with 1 when one did
-not. Needs Linux, ``wrk`` and the package's test extra; takes some ten minutes on an otherwise idle machine.
+not. Needs Linux, ``wrk`` and the package's test extra; takes some eight minutes on an otherwise idle machine.
 
 What is compared runs in turns, round after round, and the medians over the rounds are compared. Load is open
 loop: Poisson arrivals, latency counted from the planned send time.
@@ -28,7 +28,7 @@ from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.loadgen.plan import Plan, PlannedRequest, Run
 
 HERE = Path(__file__).parent
-ROUNDS = 5
+ROUNDS = 3
 SECONDS = 10
 RATE = 600
 SIZE, WAIT_S, FIXED_S, PER_ROW_S = 32, 0.01, 0.020, 0.0002

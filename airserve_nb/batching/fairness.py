@@ -12,6 +12,7 @@ computing all the while and during whose work the loop did not come to run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import threading
 import time
@@ -46,7 +47,8 @@ class LoopFairness:
         heard_at: list[float] = []
         started, cpu_before = time.perf_counter(), time.thread_time()
         if self._computes:
-            self._loop.call_soon_threadsafe(lambda: heard_at.append(time.perf_counter()))
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(lambda: heard_at.append(time.perf_counter()))
         try:
             return predict(batch)
         finally:
@@ -65,5 +67,7 @@ class LoopFairness:
             else:
                 done.set()
 
-        self._loop.call_soon_threadsafe(turn, TURNS)
-        done.wait(LONGEST_PAUSE_S)
+        # A closed loop has nothing to catch up with.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(turn, TURNS)
+            done.wait(LONGEST_PAUSE_S)

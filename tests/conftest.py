@@ -32,6 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "ignore::FutureWarning:ray",
         "ignore:.*unclosed.*:ResourceWarning",
         "ignore:subprocess .* is still running:ResourceWarning",
+        # IPython's, when another virtual environment is active in the shell.
+        "ignore:Attempting to work in a virtualenv:UserWarning",
     ):
         config.addinivalue_line("filterwarnings", line)
 

@@ -198,27 +198,27 @@ class Endpoint:
             await self._serve_description(scope, receive, send)
         else:
             home = scope.get("root_path") or "/"
-            await self._refuse_early(
+            await self.refuse_early(
                 send, 404, f"There is nothing at {printable(path)}; predictions are at {home}."
             )
 
     async def _serve_description(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "GET":
-            await self._refuse_early(
+            await self.refuse_early(
                 send, 405, f"{scope['method']} is not allowed here; use GET.", [_allow("GET")]
             )
         elif self._version is None:
-            await self._refuse_early(send, 503, *self._not_loaded())
+            await self.refuse_early(send, 503, *self._not_loaded())
         else:
             await self._fastapi(self._version)(scope, receive, send)
 
     async def _serve_prediction(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in {"GET", "POST"}:
             sentence = f"{scope['method']} is not allowed here; use POST or GET."
-            await self._refuse_early(send, 405, sentence, [_allow("GET, POST")])
+            await self.refuse_early(send, 405, sentence, [_allow("GET, POST")])
             return
         if self._version is None:
-            await self._refuse_early(send, 503, *self._not_loaded())
+            await self.refuse_early(send, 503, *self._not_loaded())
             return
         exchange = _Exchange(self._next_request_id(), self._version)
         if self._echo_client_id:
@@ -361,7 +361,7 @@ class Endpoint:
             cause = users_traceback(error.__cause__ or error)
             self.logger.error("%s: %s\n%s", exchange.request_id, printable(str(error)), cause)
 
-    async def _refuse_early(
+    async def refuse_early(
         self, send: Send, status: int, sentence: str, headers: list[tuple[bytes, bytes]] | None = None
     ) -> None:
         """Refuse what is no prediction, so that nothing is recorded."""

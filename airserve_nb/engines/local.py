@@ -120,13 +120,8 @@ class LocalHost:
         async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
             prefix, path = self._route_prefix.rstrip("/"), scope["path"]
             if path != prefix and not path.startswith(f"{prefix}/"):
-                body = f'{{"error":"There is nothing here; the deployment is at {prefix}."}}'.encode()
-                headers = [
-                    (b"content-type", b"application/json"),
-                    (b"content-length", str(len(body)).encode()),
-                ]
-                await send({"type": "http.response.start", "status": 404, "headers": headers})
-                await send({"type": "http.response.body", "body": body})
+                sentence = f"There is nothing here; the deployment is at {prefix}."
+                await self._endpoint.refuse_early(send, 404, sentence)
                 return
             await app({**scope, "root_path": prefix}, receive, send)
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from airserve_nb.errors import BadInputError
@@ -30,8 +29,7 @@ _SHOWN_CHARACTERS = 60
 _UNSUPPORTED_MEDIA_TYPE = 415
 
 
-@dataclass(frozen=True, slots=True)
-class RawRequest:
+class RawRequest(NamedTuple):
     """All that a built-in adapter looks at, as it stands in the ASGI scope."""
 
     body: bytes

@@ -5,7 +5,6 @@ A replica's ring buffer forgets; what was read once stays here, also when the re
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -76,10 +75,8 @@ class Collector:
 def _frame(kind: type[Any], records: list[Any]) -> pd.DataFrame:
     import pandas as pd
 
-    names = [field.name for field in dataclasses.fields(kind)]
-    rows = [tuple(getattr(record, name) for name in names) for record in records]
-    frame = pd.DataFrame.from_records(rows, columns=names)
-    for name in names:
+    frame = pd.DataFrame.from_records(records, columns=kind._fields)
+    for name in kind._fields:
         if name.endswith("_at"):
             frame[name] = pd.to_datetime(frame[name], unit="s", utc=True)
     return frame

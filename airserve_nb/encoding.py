@@ -85,7 +85,7 @@ def encode(value: object) -> bytes:
     BadOutputError
         The value has no JSON form; the sentence names the type and the place.
     """
-    if type(value) is np.ndarray and value.dtype.kind in _PLAIN_KINDS:
+    if (type(value) is np.ndarray or isinstance(value, np.generic)) and value.dtype.kind in _PLAIN_KINDS:
         # The request path's common case: right away, and only if that fails (NaN) with a look at each value.
         try:
             return _compact(value.tolist()).encode()

@@ -16,7 +16,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 __all__ = [
     "BatchRecord",
@@ -42,8 +42,7 @@ failed. ``drain``: the version was being replaced or stopped.
 RING_SIZE = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
+class RequestRecord(NamedTuple):
     """One answered request."""
 
     request_id: str
@@ -72,8 +71,7 @@ class RequestRecord:
     """One sentence when the answer is an error."""
 
 
-@dataclass(frozen=True, slots=True)
-class BatchRecord:
+class BatchRecord(NamedTuple):
     """One call of predict."""
 
     batch_id: str

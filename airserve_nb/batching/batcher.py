@@ -255,6 +255,8 @@ class MicroBatcher:
             answers = execution.run(release, self.settings)
 
     def _take(self, free_since: float) -> Release | None:
+        if not len(self._queue):
+            return None
         with self._lock:
             return self._queue.take(time.perf_counter(), free_since)
 

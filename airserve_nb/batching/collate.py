@@ -26,6 +26,7 @@ __all__ = ["collate", "rows", "signature", "split"]
 _INT = np.dtype("int64")
 _FLOAT = np.dtype("float64")
 _OBJECT = np.dtype("object")
+_PLAIN = "biufc"
 # What JSON and numpy put into the cells of object columns and what a predictor could change in place.
 _MUTABLE = (list, dict, set, bytearray, np.ndarray)
 
@@ -61,6 +62,9 @@ def collate(values: Sequence[Any]) -> Any:
 
 
 def _stack(arrays: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    if arrays[0].dtype.kind in _PLAIN:
+        # What np.stack gives, at a fifth of the price for small arrays: all have one shape and dtype.
+        return np.array(arrays)
     batch = np.stack(arrays)
     if batch.dtype.kind == "O":
         flat = batch.reshape(-1)  # a view: np.stack gives contiguous memory

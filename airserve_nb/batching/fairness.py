@@ -38,12 +38,24 @@ class LoopFairness:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._takes_long = False
         self._computes = False
         self.starved = False
         """Whether the last call kept the loop from running."""
 
     def call(self, predict: Callable[[Any], Any], batch: Any) -> Any:
         """Return ``predict(batch)``."""
+        started = time.perf_counter()
+        try:
+            if self._takes_long:
+                return self._watched(predict, batch)
+            # A quick call starves nobody: it is spared the price of being watched.
+            self.starved = self._computes = False
+            return predict(batch)
+        finally:
+            self._takes_long = time.perf_counter() - started > sys.getswitchinterval()
+
+    def _watched(self, predict: Callable[[Any], Any], batch: Any) -> Any:
         heard_at: list[float] = []
         started, cpu_before = time.perf_counter(), time.thread_time()
         if self._computes:

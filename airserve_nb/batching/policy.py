@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,17 +81,21 @@ class _Group:
         """When the group is ready: -inf when it is full."""
         return -math.inf if self.is_full(limits) else self.head.arrived_at + limits.batch_wait_timeout_s
 
-    def take(self, limits: BatchSettings) -> Iterator[Waiting]:
+    def take(self, limits: BatchSettings) -> tuple[Waiting, ...]:
         """Remove the members of one batch from the front."""
+        members, at_most = self.members, limits.members_at_most
+        if limits.max_batch_rows is None and len(members) <= at_most:
+            self.members, self.rows = OrderedDict(), 0
+            return tuple(members.values())
         rows_left = math.inf if limits.max_batch_rows is None else limits.max_batch_rows
-        for taken in range(limits.members_at_most):
-            # The first always fits: a request with too many rows would wait for ever otherwise.
-            if not self.members or (taken and self.head.rows > rows_left):
-                return
-            _, member = self.members.popitem(last=False)
-            self.rows -= member.rows
+        taken: list[Waiting] = []
+        # The first always fits: a request with too many rows would wait for ever otherwise.
+        while members and len(taken) < at_most and not (taken and self.head.rows > rows_left):
+            _, member = members.popitem(last=False)
             rows_left -= member.rows
-            yield member
+            taken.append(member)
+        self.rows -= sum(member.rows for member in taken)
+        return tuple(taken)
 
 
 class BatchQueue:
@@ -157,17 +161,19 @@ class BatchQueue:
         if group is None:
             return None
         reason = self._reason(group, model_free_since)
-        members = tuple(group.take(self.settings))
+        members = group.take(self.settings)
         self._length -= len(members)
         others = self._length - len(group.members)
         self._drop_if_empty(group)
         return Release(members, reason, queue_depth=self._length, other_signatures=others)
 
     def _oldest_ready(self, now: float) -> _Group | None:
-        ready = (
+        ready = [
             group for group in self._groups.values() if self.draining or group.ready_at(self.settings) <= now
-        )
-        return min(ready, key=lambda group: group.head.number, default=None)
+        ]
+        if len(ready) > 1:
+            return min(ready, key=lambda group: group.head.number)
+        return ready[0] if ready else None
 
     def _reason(self, group: _Group, model_free_since: float) -> ReleaseReason:
         if group.is_full(self.settings):

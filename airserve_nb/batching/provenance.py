@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from airserve_nb.batching.signature import ROW_LABEL, rows
+from airserve_nb.batching.signature import ROW_LABEL
 from airserve_nb.errors import BadOutputError
 
 __all__ = ["Batch", "Positions", "batch_rows", "row_labels"]
@@ -35,8 +35,9 @@ class Batch:
     @classmethod
     def of(cls, inputs: Sequence[Any]) -> Batch:
         """Count the rows of the inputs of a batch, of which there is at least one."""
-        ends = np.cumsum([rows(value) for value in inputs], dtype=np.int64)
-        return cls(inputs, isinstance(inputs[0], pd.DataFrame), ends)
+        if not isinstance(inputs[0], pd.DataFrame):
+            return cls(inputs, framed=False, ends=np.arange(1, len(inputs) + 1))
+        return cls(inputs, framed=True, ends=np.cumsum([len(frame) for frame in inputs], dtype=np.int64))
 
     @property
     def rows(self) -> int:

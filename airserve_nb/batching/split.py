@@ -24,6 +24,8 @@ from airserve_nb.batching.provenance import Batch, Positions, batch_rows, row_la
 
 __all__ = ["split"]
 
+_NUMBERS = "biuf"
+
 
 def split(output: Any, inputs: Sequence[Any]) -> list[Any]:
     """Divide the output of one ``predict`` among the requests of its batch.
@@ -57,6 +59,8 @@ def split(output: Any, inputs: Sequence[Any]) -> list[Any]:
     """
     if not inputs:
         return []
+    if _is_plain(output, inputs):
+        return _elements(output)
     batch = Batch.of(inputs)
     if not isinstance(output, Mapping):
         return _split_values(output, batch, "predict returned")
@@ -67,6 +71,21 @@ def split(output: Any, inputs: Sequence[Any]) -> list[Any]:
             raise batch.refusal(came, values, "return a dict of arrays")
         parts[key] = _split_values(values, batch, came)
     return [{key: part[i] for key, part in parts.items()} for i in range(len(inputs))]
+
+
+def _is_plain(output: Any, inputs: Sequence[Any]) -> bool:
+    """Whether it is the common case, which needs none of the care below: numbers for arrays or dicts."""
+    return (
+        type(output) is np.ndarray
+        and output.shape[:1] == (len(inputs),)
+        and output.dtype.kind in _NUMBERS
+        and not isinstance(inputs[0], pd.DataFrame)
+    )
+
+
+def _elements(values: npt.NDArray[Any]) -> list[Any]:
+    """Give each request its element, and no view of its neighbours'."""
+    return list(values) if values.ndim == 1 else [part.copy() for part in values]
 
 
 def _split_values(output: Any, batch: Batch, came: str) -> list[Any]:
@@ -87,9 +106,9 @@ def _split_array(values: npt.NDArray[Any], batch: Batch, came: str) -> list[Any]
         raise batch.refusal(came, values, batch.one_each)
     if batch.framed:
         return [values[part].copy() for part in batch.slices()]
-    if values.ndim > 1 or values.dtype.kind == "V":  # an element of a structured array is a view of it
-        return [part.copy() for part in values]
-    return [_own(item) for item in values] if values.dtype.kind == "O" else list(values)
+    if values.ndim == 1 and values.dtype.kind in "OV":  # an element of a structured array is a view of it
+        return [_own(item) for item in values]
+    return _elements(values)
 
 
 def _split_series(output: pd.Series[Any], batch: Batch, came: str) -> list[Any]:

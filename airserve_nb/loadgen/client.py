@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import sys
 import threading
@@ -268,6 +269,9 @@ def main() -> None:
     """Read a plan from standard input, run it, write the run to standard output."""
     _allow_many_connections()
     plan = Plan.from_json(sys.stdin.buffer.readline())
+    # A full collection that goes over the plan would look like a pause of the server.
+    gc.collect()
+    gc.freeze()
     run = asyncio.run(_execute_until_input_ends(plan))
     sys.stdout.write(run.to_lines())
 

@@ -139,6 +139,14 @@ def test_waiting_happens_in_our_queue() -> None:
         assert deployment_of(app).max_ongoing_requests >= queue + 2 * size
 
 
+def test_serves_own_access_log_is_off() -> None:
+    """Our request log says more, and Serve's stops a replica at times; who wants it can have it."""
+    app = PredictorDeployment.bind(adder_class(), TWO)
+    assert deployment_of(app).logging_config["enable_access_log"] is False
+    app = PredictorDeployment.options(logging_config={"enable_access_log": True}).bind(adder_class(), TWO)
+    assert deployment_of(app).logging_config["enable_access_log"] is True
+
+
 # -- building from strings --------------------------------------------------------------------------
 
 
@@ -245,6 +253,24 @@ def test_the_users_arguments_arrive(run: Any) -> None:
     url = run(app, "arguments")
     assert requests.post(url, json={"array": [40]}, timeout=30).json() == [160.0]
     assert ray.get_runtime_context() is not None
+
+
+@pytest.mark.ray
+def test_what_is_loaded_is_out_of_the_collectors_sight(run: Any) -> None:
+    """A full garbage collection of a replica has little to look at."""
+
+    class Frozen(Predictor):
+        @classmethod
+        def from_checkpoint(cls, checkpoint: Any, **_: Any) -> Any:
+            return cls()
+
+        def predict(self, data: Any, **_: Any) -> Any:
+            import gc
+
+            return np.full(len(data), gc.get_freeze_count())
+
+    url = run(PredictorDeployment.options(name="Frozen").bind(Frozen, {}), "frozen")
+    assert requests.post(url, json={"array": [1]}, timeout=30).json() > 100_000
 
 
 @pytest.mark.ray

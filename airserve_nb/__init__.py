@@ -35,12 +35,13 @@ from airserve_nb.errors import (
 if TYPE_CHECKING:
     from airserve_nb import http_adapters
     from airserve_nb.checkpoint import Checkpoint
+    from airserve_nb.deploying import deploy, services, stop
     from airserve_nb.deployment import PredictorDeployment
     from airserve_nb.loadgen.result import ProbeResult
     from airserve_nb.loadgen.run import probe
     from airserve_nb.predictor import Predictor
     from airserve_nb.predictors.xgboost import XGBoostCheckpoint, XGBoostPredictor
-    from airserve_nb.service import Service, deploy, services, stop
+    from airserve_nb.service import Service
     from airserve_nb.trainers import XGBoostTrainer
 
 __all__ = [
@@ -88,10 +89,10 @@ _HOMES = {
     "XGBoostCheckpoint": "airserve_nb.predictors.xgboost",
     "XGBoostPredictor": "airserve_nb.predictors.xgboost",
     "XGBoostTrainer": "airserve_nb.trainers",
-    "deploy": "airserve_nb.service",
+    "deploy": "airserve_nb.deploying",
     "probe": "airserve_nb.loadgen.run",
-    "services": "airserve_nb.service",
-    "stop": "airserve_nb.service",
+    "services": "airserve_nb.deploying",
+    "stop": "airserve_nb.deploying",
 }
 
 

@@ -149,23 +149,40 @@ class Endpoint:
         """The version that serves; None before the first is loaded."""
         return self._version
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is under way and no old version is being ended."""
+        return not self._retiring and (self._version is None or not self._version.in_use)
+
     def _not_loaded(self) -> tuple[str, list[tuple[bytes, bytes]]]:
         return f"{self.name} has no model loaded now; try again in a moment.", [(b"retry-after", b"1")]
 
     async def activate(self, spec: VersionSpec) -> None:
-        """Load a version beside the one that serves, then let it serve; the old one finishes its requests.
+        """Load a version beside the one that serves, then let it serve.
 
         Raises what loading raised, and the old version goes on serving.
+        """
+        self.switch_to(await self.prepare(spec))
+
+    async def prepare(self, spec: VersionSpec) -> Version:
+        """Load a version beside the one that serves; :meth:`switch_to` lets it serve, ``retire`` lets it go.
+
+        Raises what loading raised.
         """
         version = Version(
             spec, recorder=self.recorder, replica=self.replica, next_batch_id=self._next_batch_id
         )
         await version.batcher.start()
+        return version
+
+    def switch_to(self, version: Version) -> None:
+        """Let a prepared version answer all requests from now on; the old one finishes those that it has."""
         replaced, self._version = self._version, version
         if replaced is not None:
-            self._retire(replaced)
+            self.discard(replaced)
 
-    def _retire(self, version: Version) -> None:
+    def discard(self, version: Version) -> None:
+        """End a version after the requests that it has."""
         retiring = asyncio.ensure_future(version.retire())
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
@@ -178,7 +195,7 @@ class Endpoint:
     async def close(self) -> None:
         """Let the requests that are here be answered, then end the model threads."""
         if self._version is not None:
-            self._retire(self._version)
+            self.discard(self._version)
             self._version = None
         await asyncio.gather(*self._retiring)
 

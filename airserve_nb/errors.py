@@ -79,7 +79,12 @@ class OptionError(AirServeError, ValueError):
 
 
 class DeployError(AirServeError, RuntimeError):
-    """A deployment can't be made, found or reached."""
+    """A deployment can't be made, found or reached.
+
+    ``users_traceback`` is the traceback, as text, of the user's code that failed in a replica, where it did.
+    """
+
+    users_traceback: str = ""
 
 
 class CellError(AirServeError, RuntimeError):

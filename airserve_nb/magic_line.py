@@ -279,12 +279,12 @@ def target(name: str | None, namespace: Mapping[str, Any]) -> Any:
         )
     if "://" in name:
         return name
-    from airserve_nb import service
+    from airserve_nb import deploying, service
 
     value = namespace.get(name)
     if isinstance(value, service.Service):
         return value
-    running = service.services()
+    running = deploying.services()
     if name in running:
         return running[name]
     if name in namespace:

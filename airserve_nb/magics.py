@@ -32,6 +32,9 @@ _SERVE_USAGE = """%%serve NAME [--checkpoint NAME] [--http-adapter NAME]
 _PASSED_ON = ("max_batch_size", "batch_wait_timeout_s", "num_replicas", "route_prefix", "port", "engine")
 _LOOKED_UP = ("checkpoint", "http_adapter", "example")
 
+# With its sentence, an error of a cell's deployment stays within ten lines.
+MOST_FRAME_LINES = 8
+
 _help = argument("--help", action="store_true", help="Show this text and do nothing.")
 
 
@@ -116,11 +119,11 @@ class AirServeMagics(Magics):
         if args.no_batching:
             options["batching"] = False
 
-        from airserve_nb import service
+        from airserve_nb import deploying
         from airserve_nb.progress import Progress
 
         with Progress() as progress:
-            deployed = service.deploy(
+            deployed = deploying.deploy(
                 predictor, name=args.name, code=f"{heading}\n{cell}", progress=progress, **options
             )
         self.shell.push({args.name: deployed})
@@ -135,11 +138,11 @@ class AirServeMagics(Magics):
         args = magic_line.parse(type(self).serve_line, line, magic="%serve")
         if args is None:
             return None
-        from airserve_nb import service
+        from airserve_nb import deploying
         from airserve_nb.display import ServiceList, ServiceView
 
         with _shown_briefly():
-            views = tuple(ServiceView.of(each, ask=True) for each in service.services().values())
+            views = tuple(ServiceView.of(each, ask=True) for each in deploying.services().values())
         return ServiceList(views)
 
     @magic_arguments("probe")
@@ -178,9 +181,16 @@ def _shown_briefly() -> Iterator[None]:
         yield
     except AirServeError as error:
         if not hasattr(error, "_render_traceback_"):
-            lines = [f"{type(error).__name__}: {error}"]
+            lines = [*_users_frames(error), f"{type(error).__name__}: {error}"]
             error._render_traceback_ = functools.partial(list, lines)  # type: ignore[attr-defined]  # IPython's own protocol
         raise
+
+
+def _users_frames(error: AirServeError) -> list[str]:
+    """Return the frames of the user's code that failed in a replica: the last few, which say where."""
+    lines = str(getattr(error, "users_traceback", "")).splitlines()
+    # Its last line is in the sentence already.
+    return lines[-MOST_FRAME_LINES - 1 : -1]
 
 
 def load(ipython: Any) -> None:

@@ -165,6 +165,11 @@ class Version:
         self._unused = asyncio.Event()
         self._unused.set()
 
+    @property
+    def in_use(self) -> bool:
+        """Whether any request is bound to it."""
+        return self._users > 0
+
     def hold(self) -> None:
         """Bind a request to this version; :meth:`release` lets go. Both on the endpoint's event loop."""
         self._users += 1

@@ -19,7 +19,8 @@ import psutil  # type: ignore[import-untyped]  # its stubs are a package of thei
 import pytest
 import requests
 
-from airserve_nb.service import Service, deploy, services
+from airserve_nb.deploying import deploy, services
+from airserve_nb.service import Service
 
 DEADLINE_S = 30.0
 

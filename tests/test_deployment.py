@@ -11,7 +11,8 @@ import pytest
 import requests
 
 from airserve_nb import Checkpoint, CheckpointError, OptionError, Predictor, PredictorDeployment, Service
-from airserve_nb.deployment import DEFAULT_ACTOR_OPTIONS, _changed_spec, _with_gpu, build_app
+from airserve_nb.deployment import DEFAULT_ACTOR_OPTIONS, build_app
+from airserve_nb.replica import _changed_spec, _with_gpu
 from airserve_nb.version import make_spec
 
 

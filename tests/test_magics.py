@@ -13,7 +13,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 import airserve_nb
-from airserve_nb import http_adapters, magics, service
+from airserve_nb import deploying, http_adapters, magics, service
 from airserve_nb.errors import CellError, DeployError
 from airserve_nb.magic_line import option_names
 
@@ -32,7 +32,7 @@ class FakeService:
 
 
 class Deployments:
-    """Stands in for airserve_nb.service: remembers what was asked."""
+    """Stands in for airserve_nb.deploying: remembers what was asked."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, dict[str, Any]]] = []
@@ -58,8 +58,8 @@ class Deployments:
 @pytest.fixture
 def deployments(monkeypatch: pytest.MonkeyPatch) -> Deployments:
     fake = Deployments()
-    monkeypatch.setattr(service, "deploy", fake.deploy)
-    monkeypatch.setattr(service, "services", fake.services)
+    monkeypatch.setattr(deploying, "deploy", fake.deploy)
+    monkeypatch.setattr(deploying, "services", fake.services)
     monkeypatch.setattr(service, "Service", FakeService)
     return fake
 

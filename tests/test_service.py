@@ -183,19 +183,19 @@ def test_a_failed_replacement_keeps_the_old_one(serve_local: Any) -> None:
 
 
 def test_replacing_keeps_url_and_records(serve_local: Any) -> None:
-    """The new version takes over the URL; a server that moves to another route ends the old one."""
-    first = serve_local(Adder, {"increment": 1}, name="adder")
-    first.request({"array": [0]})
-    second = serve_local(Adder, {"increment": 2}, name="adder")
-    url = second.url
-    assert url == first.url
-    assert second.request({"array": [0]}).json() == [2.0]
-    moved = serve_local(Adder, {"increment": 3}, name="adder", route_prefix="/elsewhere")
-    assert moved.request({"array": [0]}).json() == [3.0]
-    assert moved.url != url
-    assert first.state == second.state == "stopped"
-    with pytest.raises(DeployError, match="was stopped"):
-        first.predict(np.array([1.0]))
+    """A new version takes over service, URL and records; the service goes along when it moves."""
+    service = serve_local(Adder, {"increment": 1}, name="adder")
+    url = service.url
+    service.request({"array": [0]})
+    assert serve_local(Adder, {"increment": 2}, name="adder") is service
+    assert service.url == url
+    assert service.request({"array": [0]}).json() == [2.0]
+    serve_local(Adder, {"increment": 3}, name="adder", route_prefix="/elsewhere")
+    assert service.request({"array": [0]}).json() == [3.0]
+    assert service.url != url
+    assert service.requests()["version"].tolist() == service.versions()["version"].tolist()
+    assert len(service.versions()) == 3
+    assert service.version == service.versions()["version"].iloc[-1]
 
 
 def test_moving_on_the_same_port(serve_local: Any) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.telemetry import Cursor, Page
+from airserve_nb.version import VersionSpec
 
 __all__ = ["Host", "Progress", "silent"]
 
@@ -39,6 +41,20 @@ class Host(Protocol):
     @property
     def replicas(self) -> int:
         """How many replicas were asked for."""
+
+    @property
+    def version(self) -> str | None:
+        """The name of the version that serves."""
+
+    @property
+    def settings(self) -> BatchSettings:
+        """How it batches."""
+
+    def swap(self, spec: VersionSpec) -> None:
+        """Serve another version from now on; on an error the one that serves goes on. Blocks."""
+
+    def set_batching(self, changes: Mapping[str, Any]) -> None:
+        """Batch by other limits from now on; blocks until every replica does."""
 
     def predict(self, value: Any) -> Any:
         """Predict on a model input on one replica; blocks."""

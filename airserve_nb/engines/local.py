@@ -55,6 +55,7 @@ class LocalHost:
         self.name = name
         self._route_prefix = route_prefix
         self._endpoint = Endpoint(name, show_errors=True)
+        self.settings = spec.settings
         self._log = LogBook()
         self._endpoint.logger.addHandler(self._log)
         self._socket = listen_near(port)
@@ -73,7 +74,7 @@ class LocalHost:
         self._thread = threading.Thread(target=self._run, name=f"airserve-local-{name}", daemon=True)
         self._thread.start()
         try:
-            self.activate(spec, route_prefix)
+            self.swap(spec)
         except BaseException:
             self.stop()
             raise
@@ -92,7 +93,7 @@ class LocalHost:
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def activate(self, spec: VersionSpec, route_prefix: str) -> None:
+    def swap(self, spec: VersionSpec, route_prefix: str | None = None) -> None:
         """Serve another version, at this route, from now on; on an error the old one goes on."""
         try:
             self._call(self._endpoint.activate(spec))
@@ -102,8 +103,19 @@ class LocalHost:
             raise DeployError(
                 f"{self.name} could not start: {describe(error)}.", deployment=self.name
             ) from error
+        self._route_prefix = route_prefix or self._route_prefix
+        self.settings = spec.settings
 
-        self._route_prefix = route_prefix
+    def set_batching(self, changes: Mapping[str, Any]) -> None:
+        """Batch by other limits from now on."""
+        self.settings = self.settings.changed(changes)
+        self._loop.call_soon_threadsafe(self._endpoint.set_batching, self.settings)
+
+    @property
+    def version(self) -> str | None:
+        """The name of the version that serves."""
+        version = self._endpoint.version
+        return None if version is None else version.name
 
     def is_on(self, port: int | None) -> bool:
         """Whether it listens on this port (None: any port)."""

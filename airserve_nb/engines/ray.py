@@ -7,28 +7,27 @@ it is and never shut down.
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import ray
 from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus
 
-from airserve_nb.deployment import PredictorDeployment, unpack
+from airserve_nb.deployment import PredictorDeployment
 from airserve_nb.engines import ray_cluster
 from airserve_nb.engines.base import Progress, silent
+from airserve_nb.engines.ray_host import RayHost, called_outside_loop
+from airserve_nb.engines.ray_travel import pickled
 from airserve_nb.errors import DeployError
-from airserve_nb.telemetry import Cursor, Page
+from airserve_nb.truth import Truth, TruthFolder
 from airserve_nb.version import VersionSpec
 
 __all__ = ["RayHost", "applications", "connect", "deploy"]
 
-T = TypeVar("T")
-
-CALL_TIMEOUT_S = 30.0
 # Serve's own client looks once a second; a replica is ready in three to four.
 POLL_S = 0.05
 # The constructor is the user's from_checkpoint: what fails once fails again.
@@ -57,14 +56,12 @@ def deploy(
     ray_cluster.ensure_serve(port=port, ingress=ingress, progress=progress)
     _refuse_what_never_fits(name, num_replicas)
     _refuse_taken_route(name, route_prefix)
-    app = PredictorDeployment.options(
-        name=name, num_replicas=num_replicas, max_constructor_retry_count=CONSTRUCTOR_TRIES
-    ).bind_spec(spec)
+    app = _application(name, spec, num_replicas)
     ran_before = name in applications()
     progress(f"Starting {name} ...")
     with ray_cluster.quiet_logs():
         target = serve.RunTarget(app, name=name, route_prefix=route_prefix)
-        _called_outside_loop(serve.run_many, [target], wait_for_applications_running=False)
+        called_outside_loop(serve.run_many, [target], wait_for_applications_running=False)
     try:
         _wait_until_running(name)
     except BaseException:
@@ -72,9 +69,29 @@ def deploy(
         if not ran_before:
             # It would hold its route for ever, and nobody could stop it.
             with ray_cluster.quiet_logs():
-                _called_outside_loop(serve.delete, name)
+                called_outside_loop(serve.delete, name)
         raise
     return connect(name)
+
+
+def _application(name: str, spec: VersionSpec, num_replicas: int) -> serve.Application:
+    deployment = PredictorDeployment.options(
+        name=name, num_replicas=num_replicas, max_constructor_retry_count=CONSTRUCTOR_TRIES
+    )
+    content = pickled(spec, name=name)
+    session = ray_cluster.temporary_folder()
+    if session is None:
+        # A Ray that we did not start may have its replicas on other machines, where no folder of ours is.
+        return deployment.bind_spec(spec)
+    # A folder of its own: the replicas that it replaces go on serving what theirs says.
+    folder = TruthFolder(_new_folder(session / "versions", name))
+    folder.confirm(Truth(1, folder.stage(content), spec.settings))
+    return deployment.bind_truth(str(folder.path), spec.settings)
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
 
 
 def connect(app: str) -> RayHost:
@@ -95,16 +112,13 @@ def connect(app: str) -> RayHost:
     if app not in found:
         names = ", ".join(sorted(found)) or "none"
         raise DeployError(f"There is no application {app!r}; those that run are: {names}.")
-    details = found[app]
-    host = RayHost(app, details)
     try:
-        host.pages({})
+        return RayHost(app, found[app])
     except Exception as error:
         raise DeployError(
             f"The application {app!r} does not answer as a PredictorDeployment ({type(error).__name__}); "
             "connect works for those."
         ) from error
-    return host
 
 
 def applications() -> dict[str, Any]:
@@ -112,76 +126,8 @@ def applications() -> dict[str, Any]:
     client = _get_global_client(raise_if_no_controller_running=False) if ray.is_initialized() else None
     if client is None:
         return {}
-    details = _called_outside_loop(client.get_serve_details)
+    details = called_outside_loop(client.get_serve_details)
     return dict(details.get("applications", {}))
-
-
-class RayHost:
-    """An application of Ray Serve that serves one PredictorDeployment."""
-
-    engine = "ray"
-
-    def __init__(self, name: str, details: Mapping[str, Any]) -> None:
-        self.name = name
-        self._handle = serve.get_app_handle(name)
-        self._ingress_deployment = details.get("deployments", {}).get(self._handle.deployment_name, {})
-        prefix = (details.get("route_prefix") or "/").rstrip("/")
-        self.url = f"{ray_cluster.base_url()}{prefix or '/'}"
-        self.ingress = _called_outside_loop(ray_cluster.ingress_in_place)
-
-    @property
-    def replicas(self) -> int:
-        """How many replicas were asked for."""
-        config = self._ingress_deployment.get("deployment_config", {})
-        return int(config.get("num_replicas") or 1)
-
-    def predict(self, value: Any) -> Any:
-        """Predict on a model input on one replica; blocks."""
-        return _called_outside_loop(lambda: _unwrapped(lambda: self._handle.predict.remote(value).result()))
-
-    def pages(self, cursors: Mapping[str, Cursor]) -> list[tuple[str, Page]]:
-        """Return every live replica's name and its records since its cursor; blocks."""
-        return self._broadcast("page", dict(cursors))
-
-    def log_entries(self, count: int) -> list[tuple[str, list[str]]]:
-        """Return every live replica's name and its last log entries; blocks."""
-        return self._broadcast("log_entries", count)
-
-    def is_running(self) -> bool:
-        """Whether the application still exists and runs."""
-        if not ray.is_initialized():
-            return False
-        status = serve.status().applications.get(self.name)
-        return status is not None and status.status == ApplicationStatus.RUNNING
-
-    def stop(self) -> None:
-        """Delete the application; harmless when it has gone already."""
-        if ray.is_initialized() and self.name in serve.status().applications:
-            with ray_cluster.quiet_logs():
-                _called_outside_loop(serve.delete, self.name)
-
-    def _broadcast(self, method: str, argument: Any) -> list[tuple[str, Any]]:
-        def call() -> Any:
-            return self._handle.broadcast(method, argument).results(timeout_s=CALL_TIMEOUT_S)
-
-        return [(replica, unpack(package)) for replica, package in _called_outside_loop(call)]
-
-
-def _called_outside_loop(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call in a thread: a notebook's cells run inside an event loop, where Serve refuses blocking calls."""
-    with ThreadPoolExecutor(1, thread_name_prefix="airserve-call") as pool:
-        return pool.submit(function, *args, **kwargs).result()
-
-
-def _unwrapped(call: Callable[[], T]) -> T:
-    """Raise the replica's own error rather than Ray's wrapping of it."""
-    try:
-        return call()
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, Exception):
-            raise cause from None
-        raise
 
 
 def _refuse_what_never_fits(name: str, num_replicas: int) -> None:

@@ -1,0 +1,189 @@
+"""deploy(), services() and stop(): what this kernel serves.
+
+Names of deployments are unique in a kernel; deploying under a name again replaces the version that serves there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, get_args
+
+from airserve_nb import _deploy_options as options
+from airserve_nb.engines.base import Host, Progress, silent
+from airserve_nb.engines.ports import check_port
+from airserve_nb.errors import DeployError
+from airserve_nb.hosting import Engine, Ingress, Place, host
+from airserve_nb.service import Service
+
+if TYPE_CHECKING:
+    from airserve_nb.predictor import Predictor
+    from airserve_nb.version import VersionSpec
+
+__all__ = ["deploy", "services", "stop"]
+
+_services: dict[str, Service] = {}
+_version_numbers: dict[str, int] = {}
+# Two threads that deploy at once would both start Ray.
+_deploying = threading.RLock()
+
+
+def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
+    predictor: type[Predictor] | Callable[..., Any],
+    checkpoint: Any = None,
+    *,
+    name: str | None = None,
+    example: Any = None,
+    engine: Engine = "ray",
+    http_adapter: Any = None,
+    max_batch_size: int | None = None,
+    batch_wait_timeout_s: float | None = None,
+    max_batch_rows: int | None = None,
+    batching: bool = True,
+    batching_params: Mapping[str, Any] | bool | None = None,
+    predict_kwargs: Mapping[str, Any] | None = None,
+    checkpoint_kwargs: Mapping[str, Any] | None = None,
+    num_replicas: int = 1,
+    route_prefix: str | None = None,
+    port: int | None = None,
+    ingress: Ingress = "auto",
+    code: str | None = None,
+    progress: Progress = silent,
+) -> Service:
+    """Serve a predictor behind HTTP, and return the Service.
+
+    Parameters
+    ----------
+    predictor
+        A subclass of ``Predictor``, or a function that takes a batch and returns one; the annotation of
+        its parameter picks the adapter.
+    checkpoint
+        A ``Checkpoint``, a dict, a ``ray.train.Checkpoint`` or a URI; None means an empty one.
+    name
+        The deployment's name, by default the predictor's. What runs under it already is replaced.
+    example
+        A request body that the endpoint takes; ``probe`` sends it.
+    engine
+        ``ray`` (Ray Serve, started when it does not run), or ``local`` (a server in this process).
+    http_adapter
+        Makes a model input of an HTTP request; by default ``json_to_ndarray``.
+    max_batch_size
+        Requests in one batch, at most (10).
+    batch_wait_timeout_s
+        Seconds that a request waits for others while the model is idle (0).
+    max_batch_rows
+        Rows in one batch of frames, at most (no limit).
+    batching
+        False: one call of predict a request, with the adapter's output unchanged.
+    batching_params
+        The same settings and the rarer ones as a dict, or False, as for ``PredictorDeployment.bind``.
+    predict_kwargs
+        Passed to every call of ``predict``.
+    checkpoint_kwargs
+        Passed to ``from_checkpoint``.
+    num_replicas
+        Processes that serve; the local engine has one.
+    route_prefix
+        The path it is served at, by default ``/NAME``.
+    port
+        By default 8000, or the next free one. All deployments of a Ray share one port.
+    ingress
+        ``haproxy`` (fast, Linux), ``python`` (Ray's own), or ``auto``: the first where it can be had.
+    code
+        The code to remember as the deployment's definition.
+    progress
+        Called with a line about what goes on.
+
+    Raises
+    ------
+    OptionError, CheckpointError, PredictorError
+        Before anything is changed, for what could not be served.
+    DeployError
+        When it does not come to run.
+    """
+    from airserve_nb.function_predictor import as_predictor
+    from airserve_nb.http_adapters import json_to_ndarray
+    from airserve_nb.version import make_spec
+
+    predictor_cls, adapter = as_predictor(predictor, http_adapter=http_adapter)
+    name = options.checked_name(predictor_cls.__name__ if name is None else name)
+    options.check_choice("engine", engine, get_args(Engine))
+    options.check_choice("ingress", ingress, get_args(Ingress))
+    options.check_replicas(num_replicas, engine)
+    check_port(port)
+    prefix = options.checked_route(route_prefix if route_prefix is not None else f"/{name}")
+    shorthand = {
+        "max_batch_size": max_batch_size,
+        "batch_wait_timeout_s": batch_wait_timeout_s,
+        "max_batch_rows": max_batch_rows,
+    }
+    spec = make_spec(
+        predictor_cls,
+        checkpoint,
+        http_adapter=adapter if adapter is not None else json_to_ndarray,
+        batching_params=options.batching(batching_params, shorthand, enabled=batching),
+        predict_kwargs=predict_kwargs,
+        checkpoint_kwargs=checkpoint_kwargs,
+    )
+    place = Place(
+        name=name, route_prefix=prefix, engine=engine, num_replicas=num_replicas, port=port, ingress=ingress
+    )
+    with _deploying:
+        return _deploy(spec, place, code=code, example=example, progress=progress)
+
+
+def _deploy(
+    spec: VersionSpec, place: Place, *, code: str | None, example: Any, progress: Progress
+) -> Service:
+    name = place.name
+    number = _version_numbers.get(name, 0) + 1
+    spec = dataclasses.replace(spec, version=f"v{number}")
+    service = _services.get(name)
+    if service is None:
+        hosted = host(spec, place, progress=progress)
+        service = Service(hosted, when_stopped=lambda: _services.pop(name, None))
+        _services[name] = service
+    else:
+        service._keep_records()  # noqa: SLF001 - deploying and its Service are one
+        hosted = host(spec, place, running=service._host, progress=progress)  # noqa: SLF001 - as above
+    _version_numbers[name] = number
+    service._now_serves(  # noqa: SLF001 - as above
+        spec, hosted, code=code, example=example, note=_note(hosted, place.ingress)
+    )
+    return service
+
+
+def _note(host: Host, asked: Ingress) -> str | None:
+    if host.engine == "local":
+        return "The local engine has one replica and shares this kernel's interpreter lock."
+    if asked == "auto" and host.ingress == "python":
+        return (
+            "The fast ingress (HAProxy) can't be had here, so Ray's own serves: slower, otherwise the same."
+        )
+    return None
+
+
+def services() -> dict[str, Service]:
+    """Return what this kernel serves, by name."""
+    return dict(_services)
+
+
+def stop(name: str | None = None) -> None:
+    """End the deployment ``name``, or all that this kernel made.
+
+    Raises
+    ------
+    DeployError
+        When there is none of that name.
+    """
+    if name is None:
+        for service in list(_services.values()):
+            service.stop()
+        return
+    if name not in _services:
+        known = ", ".join(sorted(_services)) or "none"
+        raise DeployError(
+            f"There is no deployment {name!r}; those of this kernel are: {known}.", deployment=name
+        )
+    _services[name].stop()

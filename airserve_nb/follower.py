@@ -1,0 +1,118 @@
+"""Follower: keeps one replica's endpoint at the truth.
+
+A swap has two phases. First every replica *prepares* the new version beside the one that serves; if any can't, all
+drop it. Then the truth is confirmed, and every replica *catches up* with it. A replica that missed either phase
+catches up by itself: when it starts, with its health checks, and before its first answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from airserve_nb.endpoint import Endpoint
+from airserve_nb.truth import Truth, TruthFolder
+from airserve_nb.version import Version, VersionSpec
+
+__all__ = ["Follower"]
+
+# A replica that has just started may take requests before whoever swaps knows of it, for as long as Serve needs to
+# tell of it. Until then it looks at the truth before each answer; from then on it is told.
+YOUTH_S = 10.0
+
+
+class Follower:
+    """Serves what the truth says.
+
+    Parameters
+    ----------
+    endpoint
+        Where versions are prepared and switched.
+    folder
+        Where the truth is kept.
+    adapt
+        Changes a version's description to fit this replica, such as its GPU.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        folder: TruthFolder,
+        *,
+        adapt: Callable[[VersionSpec], VersionSpec] = lambda spec: spec,
+    ) -> None:
+        self.folder = folder
+        self._endpoint = endpoint
+        self._adapt = adapt
+        self._serving: Truth | None = None
+        self._prepared: tuple[Truth, Version] | None = None
+        # One change at a time, in the order in which they were asked for.
+        self._changing = asyncio.Lock()
+        self._young_until = time.monotonic() + YOUTH_S
+
+    @property
+    def generation(self) -> int:
+        """Which state is served; 0 before the first."""
+        return 0 if self._serving is None else self._serving.generation
+
+    @property
+    def is_young(self) -> bool:
+        """Whether a swap may not know of this replica yet."""
+        return time.monotonic() < self._young_until
+
+    async def prepare(self, truth: Truth) -> None:
+        """Load a version, but do not serve it yet; raises what loading raised."""
+        async with self._changing:
+            self._drop_prepared()
+            self._prepared = (truth, await self._load(truth))
+
+    async def drop(self) -> None:
+        """Let go of what was prepared, if anything was."""
+        async with self._changing:
+            self._drop_prepared()
+
+    async def catch_up(self) -> int:
+        """Serve what is confirmed, and return its generation; raises what loading raised."""
+        async with self._changing:
+            # Again after loading, which takes its time: there may be a newer truth by then.
+            while (truth := self.folder.read()) is not None and truth.generation > self.generation:
+                await self._serve(truth)
+            return self.generation
+
+    async def look_again(self) -> None:
+        """Catch up, unless a change is under way: a health check must not wait for a model to load."""
+        if not self._changing.locked():
+            await self.catch_up()
+
+    async def _serve(self, truth: Truth) -> None:
+        if self._is_same_version(truth):
+            self._endpoint.set_batching(truth.settings)
+        elif self._prepared is not None and self._prepared[0].payload == truth.payload:
+            _, version = self._prepared
+            self._prepared = None
+            version.batcher.settings = truth.settings
+            self._endpoint.switch_to(version)
+        else:
+            self._endpoint.switch_to(await self._load(truth))
+        self._serving = truth
+
+    def _is_same_version(self, truth: Truth) -> bool:
+        now = self._serving
+        # Turning batching on or off changes what predict is given, so requests must not be mixed.
+        return (
+            now is not None
+            and now.payload == truth.payload
+            and now.settings.enabled == truth.settings.enabled
+        )
+
+    async def _load(self, truth: Truth) -> Version:
+        # In a thread: what is unpickled may import a framework for seconds.
+        spec = await asyncio.to_thread(self.folder.load, truth)
+        return await self._endpoint.prepare(self._adapt(spec))
+
+    def _drop_prepared(self) -> None:
+        if self._prepared is not None:
+            _, version = self._prepared
+            self._prepared = None
+            self._endpoint.discard(version)

@@ -1,0 +1,60 @@
+"""The versions that a service has had in this kernel: what to go back to, and what to show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from airserve_nb.version import VersionSpec
+
+__all__ = ["DeployedVersion", "History"]
+
+# Each may hold a model: a few are enough to go back to.
+KEPT = 5
+
+
+@dataclass(slots=True, eq=False)
+class DeployedVersion:
+    """One version, as it was deployed."""
+
+    name: str
+    spec: VersionSpec | None
+    """What to deploy again; None when it is too old to be kept."""
+    deployed_at: datetime
+    code: str | None
+    example: Any
+    before: DeployedVersion | None
+    """What served when it was deployed."""
+
+
+class History:
+    """The versions of one service, and which of them serves."""
+
+    def __init__(self) -> None:
+        self._all: list[DeployedVersion] = []
+        self.live: DeployedVersion | None = None
+
+    def add(self, spec: VersionSpec, *, code: str | None, example: Any) -> DeployedVersion:
+        """Note that a version serves from now on."""
+        self.live = DeployedVersion(spec.version, spec, datetime.now(UTC), code, example, before=self.live)
+        self._all.append(self.live)
+        for old in self._all[:-KEPT]:
+            old.spec = old.before = None
+        return self.live
+
+    def forget(self) -> None:
+        """Let go of the models; what can be shown stays."""
+        self.live = None
+        for each in self._all:
+            each.spec = each.before = None
+
+    def table(self) -> pd.DataFrame:
+        """Return one row a version, in the order in which they were deployed."""
+        import pandas as pd
+
+        rows = [(each.name, each.deployed_at, each is self.live, each.code) for each in self._all]
+        return pd.DataFrame(rows, columns=["version", "deployed_at", "live", "code"])

@@ -1,0 +1,89 @@
+"""Which host serves a version: the one that runs already, where it can take the version over, or a new one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from airserve_nb.engines.base import Host, Progress, silent
+from airserve_nb.version import VersionSpec
+
+__all__ = ["Engine", "Ingress", "Place", "host"]
+
+Engine = Literal["ray", "local"]
+Ingress = Literal["auto", "haproxy", "python"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where, and on how much, a deployment is to run."""
+
+    name: str
+    route_prefix: str
+    engine: Engine = "ray"
+    num_replicas: int = 1
+    port: int | None = None
+    ingress: Ingress = "auto"
+
+
+def host(
+    spec: VersionSpec, place: Place, *, running: Host | None = None, progress: Progress = silent
+) -> Host:
+    """Serve a version at a place; returns its host, which is ``running`` where that could take it over.
+
+    Parameters
+    ----------
+    spec
+        What to serve.
+    place
+        Where.
+    running
+        The deployment of that name that runs. It goes on as it was when this raises.
+    progress
+        Called with a line about what goes on.
+
+    Raises
+    ------
+    DeployError
+        With the reason, when the version does not come to run.
+    """
+    if place.engine == "local":
+        return _host_locally(spec, place, running)
+    return _host_on_ray(spec, place, running, progress)
+
+
+def _host_locally(spec: VersionSpec, place: Place, running: Host | None) -> Host:
+    from airserve_nb.engines.local import LocalHost
+
+    if isinstance(running, LocalHost) and running.is_running() and running.is_on(place.port):
+        running.swap(spec, place.route_prefix)
+        return running
+    return LocalHost(place.name, spec, route_prefix=place.route_prefix, port=place.port)
+
+
+def _host_on_ray(spec: VersionSpec, place: Place, running: Host | None, progress: Progress) -> Host:
+    from airserve_nb.engines import ray as ray_engine
+    from airserve_nb.engines import ray_cluster
+    from airserve_nb.engines.ray_host import RayHost
+
+    same_place = (
+        isinstance(running, RayHost)
+        and running.route_prefix == place.route_prefix
+        and running.replicas == place.num_replicas
+        and running.can_swap
+    )
+    if same_place and isinstance(running, RayHost):
+        # Refuses another port or ingress than the running one, as for a new deployment.
+        ray_cluster.ensure_serve(port=place.port, ingress=place.ingress, progress=progress)
+        progress(f"Loading {place.name} {spec.version} beside the version that serves ...")
+        running.swap(spec)
+        return running
+    return ray_engine.deploy(
+        place.name,
+        spec,
+        route_prefix=place.route_prefix,
+        num_replicas=place.num_replicas,
+        port=place.port,
+        ingress=place.ingress,
+        progress=progress,
+    )

@@ -1,0 +1,89 @@
+"""The truth: which version a deployment serves, written where a replica that starts later reads it.
+
+A broadcast tells every replica that runs of a new version, but one that is being started, or replaces one that was
+killed, has not heard it. So the confirmed version is a file in a folder of the deployment: whoever swaps writes it
+before it tells the replicas, and every replica reads it when it starts and looks at it again with each
+health check.
+
+The folder is on the machine where kernel and replicas run. The truth itself is small, and replaced in one step; it
+names the file that holds the pickled version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+from airserve_nb.batching.settings import BatchSettings
+from airserve_nb.version import VersionSpec
+
+__all__ = ["Truth", "TruthFolder"]
+
+_FILE = "truth.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """One confirmed state of a deployment."""
+
+    generation: int
+    """Counts the changes; a larger one is newer."""
+    payload: str
+    """The file that holds the pickled version, named by its content."""
+    settings: BatchSettings
+    """How it batches, whatever the pickled version says: this can be set while it runs."""
+
+
+class TruthFolder:
+    """Where the truth of one deployment is kept.
+
+    Parameters
+    ----------
+    path
+        The folder. Whoever can write there can run code in the replicas.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def read(self) -> Truth | None:
+        """Return the confirmed state; None before the first."""
+        try:
+            fields = json.loads((self.path / _FILE).read_bytes())
+        except FileNotFoundError:
+            return None
+        return Truth(fields["generation"], fields["payload"], BatchSettings(**fields["settings"]))
+
+    def confirm(self, truth: Truth) -> None:
+        """Let every replica, those that start later too, serve this from now on."""
+        self._write(_FILE, json.dumps(dataclasses.asdict(truth)).encode())
+
+    def stage(self, pickled: bytes) -> str:
+        """Keep a pickled version where replicas can load it; returns its name."""
+        name = f"{hashlib.sha256(pickled).hexdigest()[:32]}.version"
+        if not (self.path / name).exists():
+            self._write(name, pickled)
+        return name
+
+    def load(self, truth: Truth) -> VersionSpec:
+        """Return the version of a state; raises whatever unpickling it raises."""
+        spec: VersionSpec = pickle.loads((self.path / truth.payload).read_bytes())  # noqa: S301 - our own kernel's
+        return dataclasses.replace(spec, settings=truth.settings)
+
+    def forget_all_but(self, payloads: set[str]) -> None:
+        """Delete the versions that nobody will ask for any more."""
+        for file in self.path.glob("*.version"):
+            if file.name not in payloads:
+                file.unlink(missing_ok=True)
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Write a file in one step: a reader finds all of it, or the one before."""
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        unfinished = self.path / f".{name}.{os.getpid()}"
+        unfinished.write_bytes(content)
+        unfinished.replace(self.path / name)

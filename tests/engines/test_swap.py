@@ -1,0 +1,249 @@
+"""Replacing a version while requests come: the same on both engines."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import requests
+
+from airserve_nb import DeployError, OptionError, Predictor, Service, deploy
+
+SENDERS = 4
+
+
+def constant(value: float) -> type[Predictor]:
+    """Make a predictor that answers ``value``."""
+
+    class Constant(Predictor):
+        @classmethod
+        def from_checkpoint(cls, checkpoint: Any, **_: Any) -> Any:
+            return cls()
+
+        def predict(self, data: Any, **_: Any) -> Any:
+            return data * 0 + value
+
+    return Constant
+
+
+def broken(error: BaseException) -> type[Predictor]:
+    """Make a predictor that can't be loaded."""
+
+    class Broken(Predictor):
+        @classmethod
+        def from_checkpoint(cls, checkpoint: Any, **_: Any) -> Any:
+            raise error
+
+        def predict(self, data: Any, **_: Any) -> Any:
+            return data
+
+    return Broken
+
+
+class Load:
+    """Requests that go on and on; each with when it was sent and what it was answered."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._ended = threading.Event()
+        self.answers: list[tuple[float, int, str, float | None]] = []
+
+    def send(self) -> None:
+        with requests.Session() as session:
+            while not self._ended.is_set():
+                sent = time.monotonic()
+                answer = session.post(self._url, json={"array": [1]}, timeout=30)
+                version = answer.headers.get("x-airserve-version", "")
+                value = answer.json()[0] if answer.ok else None
+                self.answers.append((sent, answer.status_code, version, value))
+                self._ended.wait(0.02)
+
+    def end(self) -> None:
+        self._ended.set()
+
+
+@contextmanager
+def under_load(service: Service) -> Iterator[Load]:
+    load = Load(service.url)
+    with ThreadPoolExecutor(SENDERS) as pool:
+        sending = [pool.submit(load.send) for _ in range(SENDERS)]
+        try:
+            yield load
+        finally:
+            load.end()
+        for each in sending:
+            each.result()
+
+
+def test_no_request_fails_and_none_is_stale(serve_on: Any, eventually: Any) -> None:
+    """Ten swaps under load: every request is answered, by one version, and by the new one once the swap returned."""
+    service = serve_on(constant(0), name="swapped")
+    first = int(service.version.removeprefix("v"))
+    returned: list[float] = []
+    with under_load(service) as load:
+        for value in range(1, 11):
+            assert serve_on(constant(value), name="swapped") is service
+            returned.append(time.monotonic())
+            assert service.request({"array": [1]}).json() == [value]
+            seen = len(load.answers)
+            eventually(lambda seen=seen: len(load.answers) > seen + 2 * SENDERS, "requests go on")
+    for sent, status, version, answered in load.answers:
+        assert status == 200
+        assert answered is not None
+        assert version == f"v{first + int(answered)}"
+        assert answered >= sum(moment < sent for moment in returned)
+    live = service.versions().set_index("version")["live"]
+    assert live.tolist() == [False] * 10 + [True]
+
+
+def test_what_can_not_load_changes_nothing(serve_on: Any) -> None:
+    """The old version answers throughout; the error says why, and has the user's own frames."""
+    service = serve_on(constant(1), name="kept")
+    version = service.version
+    with under_load(service) as load:
+        for error in (KeyError("weights"), ModuleNotFoundError("No module named 'nowhere'"), SystemExit(3)):
+            with pytest.raises(DeployError) as refusal:
+                serve_on(broken(error), name="kept")
+            assert type(error).__name__ in str(refusal.value)
+            assert len(str(refusal.value).splitlines()) == 1
+    assert {(status, value) for _, status, _, value in load.answers} == {(200, 1.0)}
+    assert (service.version, service.state) == (version, "running")
+    assert len(service.versions()) == 1
+
+
+def test_rollback(serve_on: Any) -> None:
+    """Back to what served before, with its batching; the one before the first does not exist."""
+    service = serve_on(constant(1), name="back", max_batch_size=3, code="first")
+    serve_on(constant(2), name="back", max_batch_size=5, code="second")
+    assert (service.batching.split(",")[0], service.code) == ("up to 5 requests", "second")
+    service.rollback()
+    answer = service.request({"array": [1]})
+    names = service.versions()["version"].tolist()
+    assert (answer.json(), answer.headers["x-airserve-version"]) == ([1.0], names[0])
+    assert (service.batching.split(",")[0], service.code, service.version) == (
+        "up to 3 requests",
+        "first",
+        names[0],
+    )
+    with pytest.raises(DeployError, match="to go back to"):
+        service.rollback()
+    serve_on(constant(3), name="back")
+    service.rollback()
+    assert service.request({"array": [1]}).json() == [1.0]
+
+
+def test_set_batching(serve_on: Any, post_all: Any) -> None:
+    """New limits hold at once and are shown; a wrong one is refused and changes nothing."""
+    service = serve_on(constant(1), name="tuned", max_batch_size=1)
+    service.set_batching(max_batch_size=4, batch_wait_timeout_s=5)
+    assert service.batching == "up to 4 requests, wait 5000 ms"
+    answers = post_all(service, [{"array": [i]} for i in range(4)])
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert service.batches()["batch_size"].tolist() == [4]
+    service.set_batching(batch_wait_timeout_s=0)
+    assert service.batching == "up to 4 requests, wait 0 ms"
+    with pytest.raises(OptionError, match="max_batch_size"):
+        service.set_batching(max_batch_size=0)
+    assert service.batching == "up to 4 requests, wait 0 ms"
+
+
+def test_a_stopped_service_is_not_changed(serve_on: Any) -> None:
+    """Changing what was stopped is refused with a sentence; its versions can still be listed."""
+    service = serve_on(constant(1), name="ended")
+    service.stop()
+    for change in (service.rollback, lambda: service.set_batching(max_batch_size=3)):
+        with pytest.raises(DeployError, match="was stopped"):
+            change()
+    assert len(service.versions()) == 1
+
+
+# -- on Ray -----------------------------------------------------------------------------------------
+
+
+def described(service: Service) -> list[dict[str, Any]]:
+    """Ask every live replica; none while none lives."""
+    try:
+        found: list[dict[str, Any]] = service._host._broadcast("describe")  # type: ignore[attr-defined]
+    except Exception:  # noqa: BLE001 - a replica that has just died, in one of several ways
+        return []
+    return found
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.ray
+def test_two_replicas_switch_in_their_processes(ray_cluster: str, eventually: Any) -> None:
+    """Both switch, in the processes that run; one that is killed meanwhile comes back with the newest version."""
+    service = deploy(constant(1), name="pair", num_replicas=2)
+    try:
+        pids = {each["pid"] for each in eventually(lambda: described(service), "two replicas run")}
+        assert len(pids) == 2
+        deploy(constant(2), name="pair", num_replicas=2)
+        assert {(each["pid"] in pids, each["version"]) for each in described(service)} == {
+            (True, service.version)
+        }
+        killed = min(pids)
+        killing = threading.Thread(target=kill, args=(killed,))
+        killing.start()
+        deploy(constant(3), name="pair", num_replicas=2)
+        killing.join()
+
+        def both() -> list[dict[str, Any]]:
+            found = [each for each in described(service) if each["pid"] != killed]
+            return found if len(found) == 2 else []
+
+        replicas = eventually(both, "the killed replica is replaced", timeout_s=60)
+        assert {each["version"] for each in replicas} == {service.version}
+        with ThreadPoolExecutor(8) as pool:
+            answers = set(pool.map(lambda _: service.request({"array": [1]}).json()[0], range(80)))
+        assert answers == {3.0}
+    finally:
+        service.stop()
+
+
+@pytest.mark.ray
+def test_live_settings_outlive_a_replica(ray_cluster: str, eventually: Any) -> None:
+    """What set_batching set is what a replica that replaces a killed one starts with."""
+    service = deploy(constant(1), name="solo")
+    try:
+        (before,) = described(service)
+        service.set_batching(max_batch_size=7)
+        kill(before["pid"])
+
+        def newcomer() -> list[dict[str, Any]]:
+            return [each for each in described(service) if each["pid"] != before["pid"]]
+
+        (after,) = eventually(newcomer, "the killed replica is replaced", timeout_s=60)
+        assert after["settings"].max_batch_size == 7
+    finally:
+        service.stop()
+
+
+@pytest.mark.ray
+def test_connected_services_can_be_tuned(ray_cluster: str) -> None:
+    """A deployment made with serve.run can be tuned while it runs, but not swapped: the sentence says so."""
+    from ray import serve
+
+    from airserve_nb import PredictorDeployment
+
+    serve.run(
+        PredictorDeployment.options(name="G").bind(constant(1), {}), name="guide", route_prefix="/guide"
+    )
+    try:
+        service = Service.connect("guide")
+        assert service.batching == "up to 10 requests, wait 0 ms"
+        service.set_batching(max_batch_size=3)
+        assert service.batching == Service.connect("guide").batching == "up to 3 requests, wait 0 ms"
+        with pytest.raises(DeployError, match="to go back to"):
+            service.rollback()
+    finally:
+        serve.delete("guide")

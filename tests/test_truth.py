@@ -1,0 +1,257 @@
+"""The truth on disk, and the Follower that keeps an endpoint at it: what a swap rests on, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+
+from airserve_nb import Predictor
+from airserve_nb.batching.settings import BatchSettings
+from airserve_nb.endpoint import Endpoint
+from airserve_nb.follower import Follower
+from airserve_nb.truth import Truth, TruthFolder
+from airserve_nb.version import VersionSpec, make_spec
+
+
+def constant(value: float, *, error: Exception | None = None) -> type[Predictor]:
+    """Make a predictor that answers ``value``, or can't be loaded."""
+
+    class Constant(Predictor):
+        @classmethod
+        def from_checkpoint(cls, checkpoint: Any, **_: Any) -> Any:
+            if error is not None:
+                raise error
+            return cls()
+
+        def predict(self, data: Any, **_: Any) -> Any:
+            return np.full(len(data), value)
+
+    return Constant
+
+
+def spec_of(predictor: Any, version: str) -> VersionSpec:
+    return dataclasses.replace(make_spec(predictor, None), version=version)
+
+
+class Kernel:
+    """Whoever swaps: stages versions and confirms them."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder = TruthFolder(path)
+        self.generation = 0
+
+    def stage(self, spec: VersionSpec, settings: BatchSettings | None = None) -> Truth:
+        self.generation += 1
+        payload = self.folder.stage(cloudpickle.dumps(spec))
+        return Truth(self.generation, payload, settings or spec.settings)
+
+    def confirm(self, spec: VersionSpec, settings: BatchSettings | None = None) -> Truth:
+        truth = self.stage(spec, settings)
+        self.folder.confirm(truth)
+        return truth
+
+
+def run_with(kernel: Kernel, talk: Callable[[Endpoint, Follower], Awaitable[Any]]) -> Any:
+    async def main() -> Any:
+        endpoint = Endpoint("adder")
+        try:
+            return await talk(endpoint, Follower(endpoint, kernel.folder))
+        finally:
+            await endpoint.close()
+
+    before = threading.active_count()
+    result = asyncio.run(main())
+    assert threading.active_count() == before, "a dropped version left its thread"
+    return result
+
+
+async def answer(endpoint: Endpoint) -> float:
+    return float(await endpoint.predict(np.array([1.0])))
+
+
+# -- on disk ----------------------------------------------------------------------------------------
+
+
+def test_what_is_confirmed_is_read(tmp_path: Path) -> None:
+    """Nothing before the first; then all fields, and the version with the settings that are in force."""
+    kernel = Kernel(tmp_path / "new" / "folder")
+    assert kernel.folder.read() is None
+    settings = BatchSettings(max_batch_size=3, max_batch_rows=7, batch_wait_timeout_s=0.25, enabled=False)
+    truth = kernel.confirm(spec_of(constant(1), "v1"), settings)
+    assert kernel.folder.read() == truth == Truth(1, truth.payload, settings)
+    loaded = kernel.folder.load(truth)
+    assert (loaded.version, loaded.settings) == ("v1", settings)
+
+
+def test_a_payload_is_named_by_its_content(tmp_path: Path) -> None:
+    """The same bytes are kept once; what nobody asks for any more can be deleted."""
+    folder = TruthFolder(tmp_path)
+    one, two = folder.stage(b"one"), folder.stage(b"two")
+    assert folder.stage(b"one") == one != two
+    folder.forget_all_but({two})
+    assert [file.name for file in tmp_path.iterdir()] == [two]
+
+
+# -- following --------------------------------------------------------------------------------------
+
+
+def test_a_replica_starts_with_the_truth(tmp_path: Path) -> None:
+    """The constructor's catching up serves what is confirmed, and is told its generation."""
+    kernel = Kernel(tmp_path)
+    kernel.confirm(spec_of(constant(1), "v1"))
+
+    async def talk(endpoint: Endpoint, follower: Follower) -> None:
+        assert await follower.catch_up() == follower.generation == 1
+        assert await answer(endpoint) == 1
+
+    run_with(kernel, talk)
+
+
+def test_prepare_then_catch_up(tmp_path: Path) -> None:
+    """What is prepared serves only when it is confirmed, and is not loaded a second time."""
+    kernel = Kernel(tmp_path)
+    kernel.confirm(spec_of(constant(1), "v1"))
+
+    async def talk(endpoint: Endpoint, follower: Follower) -> None:
+        await follower.catch_up()
+        truth = kernel.stage(spec_of(constant(2), "v2"))
+        await follower.prepare(truth)
+        assert await follower.catch_up() == 1
+        assert await answer(endpoint) == 1
+        kernel.folder.confirm(truth)
+        (kernel.folder.path / truth.payload).unlink()
+        assert await follower.catch_up() == 2
+        assert await answer(endpoint) == 2
+
+    run_with(kernel, talk)
+
+
+def test_dropping_what_was_prepared(tmp_path: Path) -> None:
+    """A dropped version, and one that another takes the place of, end; the old one serves on."""
+    kernel = Kernel(tmp_path)
+    kernel.confirm(spec_of(constant(1), "v1"))
+
+    async def talk(endpoint: Endpoint, follower: Follower) -> None:
+        await follower.catch_up()
+        await follower.prepare(kernel.stage(spec_of(constant(2), "v2")))
+        await follower.prepare(kernel.stage(spec_of(constant(3), "v3")))
+        await follower.drop()
+        await follower.drop()
+        assert await follower.catch_up() == 1
+        assert await answer(endpoint) == 1
+
+    run_with(kernel, talk)
+
+
+def test_what_can_not_load_changes_nothing(tmp_path: Path) -> None:
+    """Prepare raises what from_checkpoint raised, and the old version serves on."""
+    kernel = Kernel(tmp_path)
+    kernel.confirm(spec_of(constant(1), "v1"))
+
+    async def talk(endpoint: Endpoint, follower: Follower) -> None:
+        await follower.catch_up()
+        with pytest.raises(KeyError, match="weights"):
+            await follower.prepare(kernel.stage(spec_of(constant(2, error=KeyError("weights")), "v2")))
+        assert await answer(endpoint) == 1
+        assert await follower.catch_up() == 1
+
+    run_with(kernel, talk)
+
+
+def test_one_that_missed_the_preparation_loads_by_itself(tmp_path: Path) -> None:
+    """A replica that heard nothing serves the newest truth after its next look."""
+    kernel = Kernel(tmp_path)
+    kernel.confirm(spec_of(constant(1), "v1"))
+
+    async def talk(endpoint: Endpoint, follower: Follower) -> None:
+        await follower.catch_up()
+        kernel.confirm(spec_of(constant(2), "v2"))
+        kernel.confirm(spec_of(constant(3), "v3"))
+        await follower.look_again()
+        assert await answer(endpoint) == 3
+
+    run_with(kernel, talk)
+
+
+def test_a_truth_that_comes_while_loading(tmp_path: Path) -> None:
+    """A swap during the constructor is not missed: the truth is read again after loading."""
+    kernel = Kernel(tmp_path)
+
+    class Slow(Predictor):
+        @classmethod
+        def from_checkpoint(cls, checkpoint: Any, **_: Any) -> Any:
+            kernel.folder.confirm(second)
+            return cls()
+
+        def predict(self, data: Any, **_: Any) -> Any:
+            return np.zeros(len(data))
+
+    # Handed over as it is: only what is pickled by value could not confirm anything here.
+    first = kernel.confirm(spec_of(constant(1), "v1"))
+    second = kernel.stage(spec_of(constant(2), "v2"))
+    load = kernel.folder.load
+    kernel.folder.load = lambda truth: spec_of(Slow, "v1") if truth == first else load(truth)  # type: ignore[method-assign]
+
+    async def talk(endpoint: Endpoint, follower: Follower) -> None:
+        assert await follower.catch_up() == 2
+        assert await answer(endpoint) == 2
+
+    run_with(kernel, talk)
+
+
+def test_new_limits_keep_the_version(tmp_path: Path) -> None:
+    """Other batch settings are set on the version that runs; on or off takes a new one."""
+    kernel = Kernel(tmp_path)
+    first = kernel.confirm(spec_of(constant(1), "v1"))
+
+    async def talk(endpoint: Endpoint, follower: Follower) -> None:
+        await follower.catch_up()
+        version = endpoint.version
+        assert version is not None
+        kernel.folder.confirm(Truth(2, first.payload, BatchSettings(max_batch_size=3)))
+        await follower.catch_up()
+        assert endpoint.version is version
+        assert version.batcher.settings.max_batch_size == 3
+        kernel.folder.confirm(Truth(3, first.payload, BatchSettings(enabled=False)))
+        await follower.catch_up()
+        assert endpoint.version is not version
+
+    run_with(kernel, talk)
+
+
+def test_a_health_check_does_not_wait_for_a_model(tmp_path: Path) -> None:
+    """While a version loads, another look returns at once."""
+    kernel = Kernel(tmp_path)
+    kernel.confirm(spec_of(constant(1), "v1"))
+    loading, go_on = threading.Event(), threading.Event()
+
+    class Held(Predictor):
+        @classmethod
+        def from_checkpoint(cls, checkpoint: Any, **_: Any) -> Any:
+            loading.set()
+            assert go_on.wait(30)
+            return cls()
+
+        def predict(self, data: Any, **_: Any) -> Any:
+            return np.zeros(len(data))
+
+    async def talk(endpoint: Endpoint, follower: Follower) -> None:
+        await follower.catch_up()
+        kernel.folder.load = lambda truth: spec_of(Held, "v2")  # type: ignore[method-assign]
+        preparing = asyncio.create_task(follower.prepare(kernel.stage(spec_of(constant(2), "v2"))))
+        await asyncio.to_thread(loading.wait, 30)
+        await asyncio.wait_for(follower.look_again(), 5)
+        assert await answer(endpoint) == 1
+        go_on.set()
+        await preparing
+        await follower.drop()
+
+    run_with(kernel, talk)

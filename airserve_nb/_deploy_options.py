@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import math
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from airserve_nb.errors import OptionError
 
-__all__ = ["batching", "check_choice", "check_replicas", "checked_name", "checked_route"]
+__all__ = [
+    "batching",
+    "check_choice",
+    "check_cpus",
+    "check_replicas",
+    "checked_name",
+    "checked_route",
+    "chosen_engine",
+]
 
+ENGINE_VARIABLE = "AIRSERVE_ENGINE"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _ROUTE = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
@@ -41,12 +52,32 @@ def check_choice(option: str, value: Any, choices: tuple[str, ...]) -> None:
         raise OptionError(f"{option} is {value!r}; {hint}")
 
 
+def chosen_engine(engine: Any, choices: tuple[str, ...]) -> Any:
+    """Return the engine that was asked for, or the one that this machine's operator prefers."""
+    if engine is not None:
+        check_choice("engine", engine, choices)
+        return engine
+    preferred = os.environ.get(ENGINE_VARIABLE) or choices[0]
+    check_choice(f"The environment variable {ENGINE_VARIABLE}", preferred, choices)
+    return preferred
+
+
 def check_replicas(num_replicas: Any, engine: str) -> None:
     """Refuse a number of replicas that the engine can't have."""
     if isinstance(num_replicas, bool) or not isinstance(num_replicas, int) or num_replicas < 1:
         raise OptionError(f"num_replicas is {num_replicas!r}, but must be a whole number, 1 or more.")
     if engine == "local" and num_replicas > 1:
         raise OptionError(f"The local engine has one replica, not {num_replicas}; use engine='ray' for more.")
+
+
+def check_cpus(num_cpus: Any, engine: str) -> None:
+    """Refuse a number of CPUs that can't be, or that nobody would keep."""
+    if num_cpus is None:
+        return
+    if isinstance(num_cpus, bool) or not isinstance(num_cpus, int | float) or not 0 <= num_cpus < math.inf:
+        raise OptionError(f"num_cpus is {num_cpus!r}, but must be a number, 0 or more.")
+    if engine == "local":
+        raise OptionError("The local engine reserves no CPUs; leave num_cpus out, or use engine='ray'.")
 
 
 def batching(

@@ -142,7 +142,7 @@ def find_predictor(
     if len(found) > 1:
         raise CellError(
             f"The cell defines {len(found)} predictors, {_listed(found)}: "
-            "keep the one to serve and move the others to a cell above."
+            "choose one with --class, or move the others to a cell above."
         )
     return next(iter(found.values()))
 

@@ -35,7 +35,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     *,
     name: str | None = None,
     example: Any = None,
-    engine: Engine = "ray",
+    engine: Engine | None = None,
     http_adapter: Any = None,
     max_batch_size: int | None = None,
     batch_wait_timeout_s: float | None = None,
@@ -45,6 +45,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     predict_kwargs: Mapping[str, Any] | None = None,
     checkpoint_kwargs: Mapping[str, Any] | None = None,
     num_replicas: int = 1,
+    num_cpus: float | None = None,
     route_prefix: str | None = None,
     port: int | None = None,
     ingress: Ingress = "auto",
@@ -65,7 +66,8 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     example
         A request body that the endpoint takes; ``probe`` sends it.
     engine
-        ``ray`` (Ray Serve, started when it does not run), or ``local`` (a server in this process).
+        ``ray`` (Ray Serve, started when it does not run), or ``local`` (a server in this process). By default
+        what the environment variable ``AIRSERVE_ENGINE`` says, else ``ray``.
     http_adapter
         Makes a model input of an HTTP request; by default ``json_to_ndarray``.
     max_batch_size
@@ -84,6 +86,8 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         Passed to ``from_checkpoint``.
     num_replicas
         Processes that serve; the local engine has one.
+    num_cpus
+        CPUs that Ray reserves for each of them (0.1); a count, not a limit.
     route_prefix
         The path it is served at, by default ``/NAME``.
     port
@@ -108,9 +112,10 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
 
     predictor_cls, adapter = as_predictor(predictor, http_adapter=http_adapter)
     name = options.checked_name(predictor_cls.__name__ if name is None else name)
-    options.check_choice("engine", engine, get_args(Engine))
+    engine = options.chosen_engine(engine, get_args(Engine))
     options.check_choice("ingress", ingress, get_args(Ingress))
     options.check_replicas(num_replicas, engine)
+    options.check_cpus(num_cpus, engine)
     check_port(port)
     prefix = options.checked_route(route_prefix if route_prefix is not None else f"/{name}")
     shorthand = {
@@ -127,7 +132,13 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         checkpoint_kwargs=checkpoint_kwargs,
     )
     place = Place(
-        name=name, route_prefix=prefix, engine=engine, num_replicas=num_replicas, port=port, ingress=ingress
+        name=name,
+        route_prefix=prefix,
+        engine=engine,
+        num_replicas=num_replicas,
+        num_cpus=num_cpus,
+        port=port,
+        ingress=ingress,
     )
     with _deploying:
         return _deploy(spec, place, code=code, example=example, progress=progress)
@@ -178,8 +189,7 @@ def stop(name: str | None = None) -> None:
         When there is none of that name.
     """
     if name is None:
-        for service in list(_services.values()):
-            service.stop()
+        _stop_all()
         return
     if name not in _services:
         known = ", ".join(sorted(_services)) or "none"
@@ -187,3 +197,15 @@ def stop(name: str | None = None) -> None:
             f"There is no deployment {name!r}; those of this kernel are: {known}.", deployment=name
         )
     _services[name].stop()
+
+
+def _stop_all() -> None:
+    """End every deployment, also when one of them can't be ended; raises the first one's reason at last."""
+    errors = []
+    for service in list(_services.values()):
+        try:
+            service.stop()
+        except Exception as error:  # noqa: BLE001 - raised when the others are ended
+            errors.append(error)
+    if errors:
+        raise errors[0]

@@ -22,6 +22,7 @@ class Place:
     route_prefix: str
     engine: Engine = "ray"
     num_replicas: int = 1
+    num_cpus: float | None = None
     port: int | None = None
     ingress: Ingress = "auto"
 
@@ -69,7 +70,7 @@ def _host_on_ray(spec: VersionSpec, place: Place, running: Host | None, progress
     same_place = (
         isinstance(running, RayHost)
         and running.route_prefix == place.route_prefix
-        and running.replicas == place.num_replicas
+        and place.num_cpus in {None, running.num_cpus}
         and running.can_swap
     )
     if same_place and isinstance(running, RayHost):
@@ -77,12 +78,16 @@ def _host_on_ray(spec: VersionSpec, place: Place, running: Host | None, progress
         ray_cluster.ensure_serve(port=place.port, ingress=place.ingress, progress=progress)
         progress(f"Loading {place.name} {spec.version} beside the version that serves ...")
         running.swap(spec)
+        if running.replicas != place.num_replicas:
+            # Afterwards: the new replicas start with what is the truth by then.
+            running.scale(place.num_replicas)
         return running
     return ray_engine.deploy(
         place.name,
         spec,
         route_prefix=place.route_prefix,
         num_replicas=place.num_replicas,
+        num_cpus=place.num_cpus,
         port=place.port,
         ingress=place.ingress,
         progress=progress,

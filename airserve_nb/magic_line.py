@@ -23,11 +23,13 @@ from IPython.utils.process import arg_split
 __all__ = [
     "check_service_name",
     "count",
+    "cpus",
     "look_up",
     "option_names",
     "parse",
     "port",
     "route",
+    "running",
     "seconds",
     "target",
 ]
@@ -132,6 +134,14 @@ def seconds(text: str) -> float:
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds of at least 0")
     return value
+
+
+def cpus(text: str) -> float:
+    """Read a number of CPUs, 0 or more."""
+    try:
+        return seconds(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of CPUs of at least 0") from None
 
 
 def port(text: str) -> int:
@@ -263,6 +273,26 @@ def _own_adapter(text: str) -> Any:
 def _similar(name: str, candidates: Collection[str]) -> str:
     public = [each for each in candidates if not each.startswith("_")]
     return _did_you_mean(name, public)
+
+
+def running(name: str | None, *, magic: str) -> Any:
+    """Return the service of that name that runs in this kernel.
+
+    Raises
+    ------
+    UsageError
+        When there is none.
+    """
+    from airserve_nb import deploying
+
+    if name is None:
+        raise UsageError(f"{magic} needs the name of a service, as in {magic} adder; see {magic} --help.")
+    found = deploying.services()
+    if name not in found:
+        raise UsageError(
+            f"No service is called {name!r}{_did_you_mean(name, found)}; %serve shows what runs."
+        )
+    return found[name]
 
 
 def target(name: str | None, namespace: Mapping[str, Any]) -> Any:

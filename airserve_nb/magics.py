@@ -1,4 +1,4 @@
-"""The magics: ``%%serve``, ``%serve`` and ``%probe``.
+"""The magics: ``%%serve``, ``%serve``, ``%probe``, and ``%serve_stop``, ``%serve_logs`` and ``%serve_code``.
 
 Each reads its line, looks the names on it up in the notebook, and calls a function that can be called
 without any magic. Nothing heavy is imported before a magic runs, so that ``%load_ext`` costs nothing.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
@@ -24,13 +25,17 @@ __all__ = ["AirServeMagics", "load", "unload"]
 # IPython puts one % before a usage line, and argparse reads %% as one.
 _SERVE_USAGE = """%%serve NAME [--checkpoint NAME] [--http-adapter NAME]
             [--max-batch-size N] [--batch-wait-timeout-s S] [--no-batching]
-            [--num-replicas N] [--route-prefix P] [--port N]
-            [--engine ray|local] [--example NAME] [--help]"""
+            [--num-replicas N] [--num-cpus N] [--route-prefix P] [--port N]
+            [--engine ray|local] [--example NAME] [--class NAME]
+            [--predict-kwargs NAME] [--checkpoint-kwargs NAME]
+            [--quiet] [--help]"""
 
 # The options that go to deploy() under their own names. One that isn't given isn't passed:
 # the defaults have one home, deploy().
-_PASSED_ON = ("max_batch_size", "batch_wait_timeout_s", "num_replicas", "route_prefix", "port", "engine")
-_LOOKED_UP = ("checkpoint", "http_adapter", "example")
+_PASSED_ON = (
+    "max_batch_size", "batch_wait_timeout_s", "num_replicas", "num_cpus", "route_prefix", "port", "engine",
+)  # fmt: skip
+_LOOKED_UP = ("checkpoint", "http_adapter", "example", "predict_kwargs", "checkpoint_kwargs")
 
 # With its sentence, an error of a cell's deployment stays within ten lines.
 MOST_FRAME_LINES = 8
@@ -69,12 +74,24 @@ class AirServeMagics(Magics):
     )
     @argument("--no-batching", action="store_true", help="Call predict for each request alone.")
     @argument("--num-replicas", metavar="N", type=magic_line.count, help="Processes that serve; default 1.")
+    @argument(
+        "--num-cpus",
+        metavar="N",
+        type=magic_line.cpus,
+        help="CPUs that Ray reserves for each of them; default 0.1.",
+    )
     @argument("--route-prefix", metavar="P", type=magic_line.route, help="The URL's path; default /NAME.")
     @argument(
         "--port", metavar="N", type=magic_line.port, help="The HTTP port; default 8000, or the next free one."
     )
     @argument("--engine", choices=("ray", "local"), help="Ray Serve (the default), or this kernel's process.")
     @argument("--example", metavar="NAME", help="A request body that shows how to call the service.")
+    @argument(
+        "--class", dest="class_name", metavar="NAME", help="Which predictor, where the cell defines several."
+    )
+    @argument("--predict-kwargs", metavar="NAME", help="A dict that every call of predict is given.")
+    @argument("--checkpoint-kwargs", metavar="NAME", help="A dict that from_checkpoint is given.")
+    @argument("--quiet", action="store_true", help="Show neither progress nor the service.")
     @_help
     @cell_magic("serve")
     def serve_cell(self, line: str, cell: str) -> Any:
@@ -107,7 +124,7 @@ class AirServeMagics(Magics):
 
         heading = f"%%serve {line}".rstrip()
         run_cell(self.shell, cell, heading=heading)
-        predictor = find_predictor(definitions, namespace)
+        predictor = find_predictor(definitions, namespace, class_name=args.class_name)
         options = {
             option: magic_line.look_up(option, getattr(args, option), namespace)
             for option in _LOOKED_UP
@@ -122,12 +139,12 @@ class AirServeMagics(Magics):
         from airserve_nb import deploying
         from airserve_nb.progress import Progress
 
-        with Progress() as progress:
+        with Progress(quiet_s=math.inf) if args.quiet else Progress() as progress:
             deployed = deploying.deploy(
                 predictor, name=args.name, code=f"{heading}\n{cell}", progress=progress, **options
             )
         self.shell.push({args.name: deployed})
-        return deployed
+        return None if args.quiet else deployed
 
     @magic_arguments("serve")
     @kwds(usage="serve [--help]")
@@ -144,6 +161,55 @@ class AirServeMagics(Magics):
         with _shown_briefly():
             views = tuple(ServiceView.of(each, ask=True) for each in deploying.services().values())
         return ServiceList(views)
+
+    @magic_arguments("serve_stop")
+    @kwds(usage="serve_stop NAME | --all [--help]")
+    @argument("name", nargs="?", metavar="NAME", help="The service to end.")
+    @argument("--all", action="store_true", help="End all that this kernel serves.")
+    @_help
+    @line_magic("serve_stop")
+    def serve_stop(self, line: str) -> None:
+        """End a service; what it recorded can still be read."""
+        args = magic_line.parse(type(self).serve_stop, line, magic="%serve_stop")
+        if args is None:
+            return
+        if (args.name is None) != args.all:
+            raise UsageError("%serve_stop needs either a name, as in %serve_stop adder, or --all.")
+        from airserve_nb import deploying
+
+        with _shown_briefly():
+            deploying.stop(None if args.all else magic_line.running(args.name, magic="%serve_stop").name)
+
+    @magic_arguments("serve_logs")
+    @kwds(usage="serve_logs NAME [-n N] [--help]")
+    @argument("name", nargs="?", metavar="NAME", help="The service.")
+    @argument("-n", metavar="N", type=magic_line.count, default=20, help="Entries a replica; default 20.")
+    @_help
+    @line_magic("serve_logs")
+    def serve_logs(self, line: str) -> None:
+        """Print the last log entries of a service, the tracebacks of failed predictions among them."""
+        args = magic_line.parse(type(self).serve_logs, line, magic="%serve_logs")
+        if args is None:
+            return
+        with _shown_briefly():
+            print(magic_line.running(args.name, magic="%serve_logs").logs(args.n))  # noqa: T201 - what it is for
+
+    @magic_arguments("serve_code")
+    @kwds(usage="serve_code NAME [--help]")
+    @argument("name", nargs="?", metavar="NAME", help="The service.")
+    @_help
+    @line_magic("serve_code")
+    def serve_code(self, line: str) -> None:
+        """Print the cell that defined the version that serves."""
+        args = magic_line.parse(type(self).serve_code, line, magic="%serve_code")
+        if args is None:
+            return
+        service = magic_line.running(args.name, magic="%serve_code")
+        if service.code is None:
+            raise UsageError(
+                f"{args.name} was not made by a cell of this notebook, so there is no code of it."
+            )
+        print(service.code)  # noqa: T201 - what it is for
 
     @magic_arguments("probe")
     @kwds(usage="probe NAME [--requests N] [--concurrency N] [--help]")

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from airserve_nb._deploy_options import check_replicas
 from airserve_nb.collector import Collector
 from airserve_nb.engines.base import Host
 from airserve_nb.errors import DeployError
@@ -222,6 +223,20 @@ class Service:
         self._host.settings.changed(changes)
         if changes:
             self._host.set_batching(changes)
+
+    def scale(self, num_replicas: int) -> None:
+        """Have that many replicas, without a restart of those that run; waits until they do.
+
+        Raises
+        ------
+        OptionError
+            For a number that can't be.
+        DeployError
+            When there is no room for them.
+        """
+        self._check_running()
+        check_replicas(num_replicas, self.engine)
+        self._host.scale(num_replicas)
 
     def rollback(self) -> None:
         """Serve the version again that served before this one was deployed, in the processes that run.

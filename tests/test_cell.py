@@ -102,7 +102,10 @@ class TestFinding:
     @pytest.mark.parametrize(
         ("source", "words"),
         [
-            (IMPORT + ADDER + ADDER.replace("Adder", "Other"), "defines 2 predictors, Adder and Other: keep"),
+            (
+                IMPORT + ADDER + ADDER.replace("Adder", "Other"),
+                "defines 2 predictors, Adder and Other: choose one with --class",
+            ),
             (IMPORT + ADDER + "\ndef predict(batch): return batch", "2 predictors, Adder and predict"),
             ("x = 1", "defines no predictor: define a class derived from Predictor"),
             ("# nothing", "defines no predictor"),

@@ -284,6 +284,119 @@ class TestRefusals:
             serve(shell, "adder")
 
 
+TWO = """
+from airserve_nb import Predictor
+
+class One(Predictor):
+    @classmethod
+    def from_checkpoint(cls, checkpoint): return cls()
+    def predict(self, data): return data
+
+class Two(One):
+    pass
+"""
+
+
+class TestFurtherOptions:
+    def test_class_picks_one(self, shell: InteractiveShell, deployments: Deployments) -> None:
+        """Of several predictors --class names the one to serve; without it, or with another name, a sentence."""
+        with pytest.raises(CellError, match="defines 2 predictors, One and Two: choose one with --class"):
+            serve(shell, "adder", TWO)
+        with pytest.raises(CellError, match="no predictor called 'Three', only One and Two"):
+            serve(shell, "adder --class Three", TWO)
+        serve(shell, "adder --class Two", TWO)
+        assert deployments.calls[0][0] is shell.user_ns["Two"]
+        assert deployments.options == {}
+
+    def test_arguments_of_the_predictor(self, shell: InteractiveShell, deployments: Deployments) -> None:
+        """Dicts of the notebook go to predict and from_checkpoint, CPUs to Ray."""
+        shell.run_cell("mine = {'a': 1}; yours = {'b': 2}")
+        serve(shell, "adder --predict-kwargs mine --checkpoint-kwargs yours --num-cpus 0.5")
+        assert deployments.options == {
+            "predict_kwargs": {"a": 1},
+            "checkpoint_kwargs": {"b": 2},
+            "num_cpus": 0.5,
+        }
+        with pytest.raises(UsageError, match="'many' is not a number of CPUs"):
+            serve(shell, "adder --num-cpus many")
+
+    def test_quiet(self, shell: InteractiveShell, deployments: Deployments) -> None:
+        """--quiet binds the name and shows nothing."""
+        assert serve(shell, "adder --quiet") is None
+        assert isinstance(shell.user_ns["adder"], FakeService)
+
+    def test_a_failure_in_a_replica_shows_the_users_frames(
+        self, shell: InteractiveShell, deployments: Deployments
+    ) -> None:
+        """Within ten lines: the last frames of the user's code, and the sentence."""
+        error = DeployError("adder could not start: KeyError: 'weights'.")
+        error.users_traceback = "\n".join([*(f"frame {i}" for i in range(30)), "KeyError: 'weights'"])
+        deployments.error = error
+        with pytest.raises(DeployError) as raised:
+            serve(shell, "adder")
+        lines = raised.value._render_traceback_()  # type: ignore[attr-defined]
+        assert lines[-2:] == ["frame 29", "DeployError: adder could not start: KeyError: 'weights'."]
+        assert len(lines) <= 10
+
+
+class TestManaging:
+    """On the local engine, for real."""
+
+    @pytest.fixture
+    def real(self, no_leftovers: None) -> Iterator[InteractiveShell]:
+        config = Config()
+        config.HistoryManager.enabled = False
+        shell = InteractiveShell(config=config, colors="nocolor")
+        magics.load(shell)
+        shell.run_cell_magic("serve", "adder --engine local --quiet", PREDICT)
+        yield shell
+        deploying.stop()
+        shell.reset(new_session=False)
+
+    def test_code(self, real: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+        """%serve_code prints the live cell; a service that no cell made has none."""
+        real.run_line_magic("serve_code", "adder")
+        assert capsys.readouterr().out.strip() == f"%%serve adder --engine local --quiet\n{PREDICT}".strip()
+        deploying.deploy(real.user_ns["predict"], name="other", engine="local")
+        with pytest.raises(UsageError, match="other was not made by a cell"):
+            real.run_line_magic("serve_code", "other")
+
+    def test_logs(self, real: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+        """%serve_logs prints the last entries, as many as asked for."""
+        cell = "import numpy as np\ndef predict(batch: np.ndarray): raise KeyError('weights')"
+        real.run_cell_magic("serve", "adder --engine local --quiet", cell)
+        for _ in range(3):
+            assert real.user_ns["adder"].request({"array": [1]}).status_code == 500
+        capsys.readouterr()
+        real.run_line_magic("serve_logs", "adder -n 1")
+        assert capsys.readouterr().out.count("predict raised KeyError") == 1
+
+    def test_stop(self, real: InteractiveShell) -> None:
+        """%serve_stop ends one, or all."""
+        real.run_cell_magic("serve", "second --engine local --quiet", PREDICT)
+        real.run_line_magic("serve_stop", "adder")
+        assert set(deploying.services()) == {"second"}
+        real.run_line_magic("serve_stop", "--all")
+        assert deploying.services() == {}
+
+    @pytest.mark.parametrize(
+        ("magic", "line", "words"),
+        [
+            ("serve_stop", "", "needs either a name"),
+            ("serve_stop", "adder --all", "needs either a name"),
+            ("serve_stop", "addr", r"No service is called 'addr' \(did you mean adder\?\)"),
+            ("serve_logs", "", "%serve_logs needs the name of a service"),
+            ("serve_logs", "adder -n many", "'many' is not a whole number"),
+            ("serve_code", "nobody", "No service is called 'nobody'; %serve shows"),
+        ],
+    )
+    def test_refusals(self, real: InteractiveShell, magic: str, line: str, words: str) -> None:
+        """A wrong line is one sentence, and ends nothing."""
+        with pytest.raises(UsageError, match=words):
+            real.run_line_magic(magic, line)
+        assert set(deploying.services()) == {"adder"}
+
+
 class TestOthers:
     def test_serve_line_lists_services(self, shell: InteractiveShell) -> None:
         """%serve shows what runs, in a text that is the same on every run."""

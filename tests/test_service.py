@@ -22,7 +22,7 @@ from airserve_nb import (
     services,
     stop,
 )
-from airserve_nb._deploy_options import batching
+from airserve_nb._deploy_options import batching, chosen_engine
 
 pytestmark = pytest.mark.usefixtures("no_leftovers")
 
@@ -119,6 +119,26 @@ def test_batching_can_be_given_in_two_ways() -> None:
     }
     assert batching(None, {}, enabled=False) is False
     assert batching(False, {}, enabled=True) is False
+
+
+@pytest.mark.parametrize(("value", "engine"), [("local", "local"), ("", "ray"), (None, "ray")])
+def test_the_operator_chooses_the_engine(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, engine: str
+) -> None:
+    """AIRSERVE_ENGINE is the default; what is asked for goes before it."""
+    if value is None:
+        monkeypatch.delenv("AIRSERVE_ENGINE", raising=False)
+    else:
+        monkeypatch.setenv("AIRSERVE_ENGINE", value)
+    assert chosen_engine(None, ("ray", "local")) == engine
+    assert chosen_engine("ray", ("ray", "local")) == "ray"
+
+
+def test_a_wrong_engine_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence names the variable."""
+    monkeypatch.setenv("AIRSERVE_ENGINE", "locl")
+    with pytest.raises(OptionError, match=r"AIRSERVE_ENGINE is 'locl'; did you mean 'local'\?"):
+        deploy(Adder, name="adder")
 
 
 # -- its life ---------------------------------------------------------------------------------------

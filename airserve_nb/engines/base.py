@@ -56,6 +56,9 @@ class Host(Protocol):
     def set_batching(self, changes: Mapping[str, Any]) -> None:
         """Batch by other limits from now on; blocks until every replica does."""
 
+    def scale(self, num_replicas: int) -> None:
+        """Have that many replicas; blocks until they run."""
+
     def predict(self, value: Any) -> Any:
         """Predict on a model input on one replica; blocks."""
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import uvicorn
 
+from airserve_nb._deploy_options import check_replicas
 from airserve_nb._sentences import describe
 from airserve_nb.endpoint import Endpoint, Message, Receive, Scope, Send
 from airserve_nb.engines.ports import listen_near
@@ -110,6 +111,10 @@ class LocalHost:
         """Batch by other limits from now on."""
         self.settings = self.settings.changed(changes)
         self._loop.call_soon_threadsafe(self._endpoint.set_batching, self.settings)
+
+    def scale(self, num_replicas: int) -> None:
+        """Refuse: there is one."""
+        check_replicas(num_replicas, self.engine)
 
     @property
     def version(self) -> str | None:

@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 
 import ray
 from ray import serve
+from ray.serve._private.common import DeploymentID, ReplicaState
+from ray.serve._private.exceptions import ExternalScalerDisabledError
+from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus
 
 from airserve_nb.batching.settings import BatchSettings
@@ -31,6 +34,10 @@ CALL_TIMEOUT_S = 30.0
 # replacement reads the truth.
 CATCH_UP_PATIENCE_S = 10.0
 POLL_S = 0.05
+# A replica is there in three to four seconds.
+SCALE_PATIENCE_S = 60.0
+# Ray counts CPUs in ten-thousandths.
+ROUNDING = 1e-4
 
 
 class RayHost:
@@ -57,7 +64,10 @@ class RayHost:
         self._changing = threading.Lock()
         self._handle = serve.get_app_handle(name)
         deployment = details.get("deployments", {}).get(self._handle.deployment_name, {})
-        self._replicas = int(deployment.get("deployment_config", {}).get("num_replicas") or 1)
+        config = deployment.get("deployment_config", {})
+        self._replicas = int(config.get("num_replicas") or 1)
+        self.num_cpus = float(config.get("ray_actor_options", {}).get("num_cpus") or 0)
+        """CPUs that each replica was given."""
         self.route_prefix = details.get("route_prefix") or "/"
         self.url = f"{ray_cluster.base_url()}{self.route_prefix.rstrip('/') or '/'}"
         self.ingress = called_outside_loop(ray_cluster.ingress_in_place)
@@ -147,6 +157,44 @@ class RayHost:
             settings = now.settings.changed(changes)
             self._confirm(self._next_truth(payload=now.payload, settings=settings))
 
+    def scale(self, num_replicas: int) -> None:
+        """Have that many replicas; blocks until they run.
+
+        Raises
+        ------
+        DeployError
+            When there is no room for them, or the deployment was not made to be scaled.
+        """
+        refuse_what_has_no_room(self.name, num_replicas - self._replicas, self.num_cpus)
+        # No public call scales without a restart except over Ray's dashboard, which does not run here.
+        controller = _get_global_client()._controller  # noqa: SLF001 - see above
+        deployment = DeploymentID(name=self._handle.deployment_name, app_name=self.name)
+        try:
+            called_outside_loop(
+                _unwrapped,
+                lambda: ray.get(controller.update_deployment_replicas.remote(deployment, num_replicas)),
+            )
+        except ExternalScalerDisabledError:
+            raise DeployError(
+                f"{self.name} was not deployed by this package, so it is scaled where it was: set num_replicas there.",
+                deployment=self.name,
+            ) from None
+        self._replicas = num_replicas
+        deadline = time.monotonic() + SCALE_PATIENCE_S
+        while not self._has_replicas(num_replicas):
+            if time.monotonic() > deadline:
+                raise DeployError(
+                    f"{self.name} does not have {num_replicas} replicas after {SCALE_PATIENCE_S:g} s; Ray's free "
+                    f"resources are {ray.available_resources()}.",
+                    deployment=self.name,
+                )
+            time.sleep(POLL_S)
+
+    def _has_replicas(self, count: int) -> bool:
+        application = serve.status().applications.get(self.name)
+        deployment = application and application.deployments.get(self._handle.deployment_name)
+        return bool(deployment) and dict(deployment.replica_states) == {ReplicaState.RUNNING: count}
+
     def _next_truth(self, *, payload: str, settings: BatchSettings) -> Truth:
         assert self._folder is not None  # noqa: S101 - as in swap
         now = self._folder.read()
@@ -197,6 +245,26 @@ class RayHost:
 
     def _unpacked(self, method: str, argument: Any) -> list[tuple[str, Any]]:
         return [(replica, unpack(package)) for replica, package in self._broadcast(method, argument)]
+
+
+def refuse_what_has_no_room(name: str, more_replicas: int, num_cpus: float) -> None:
+    """Refuse at once what Ray would wait for without a word: more CPUs than are free.
+
+    Raises
+    ------
+    DeployError
+        With the numbers.
+    """
+    needed = more_replicas * num_cpus
+    total = float(ray.cluster_resources().get("CPU", 0))
+    free = float(ray.available_resources().get("CPU", 0))
+    if needed <= free + ROUNDING:
+        return
+    raise DeployError(
+        f"{name} needs {needed:g} more CPUs ({more_replicas} replicas of {num_cpus:g}), but {free:g} of Ray's {total:g} are "
+        "free; ask for fewer, or stop something.",
+        deployment=name,
+    )
 
 
 def called_outside_loop(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

@@ -50,8 +50,9 @@ def broken(error: BaseException) -> type[Predictor]:
 class Load:
     """Requests that go on and on; each with when it was sent and what it was answered."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, keep_alive: bool) -> None:
         self._url = url
+        self._headers = {} if keep_alive else {"Connection": "close"}
         self._ended = threading.Event()
         self.answers: list[tuple[float, int, str, float | None]] = []
 
@@ -59,7 +60,7 @@ class Load:
         with requests.Session() as session:
             while not self._ended.is_set():
                 sent = time.monotonic()
-                answer = session.post(self._url, json={"array": [1]}, timeout=30)
+                answer = session.post(self._url, json={"array": [1]}, headers=self._headers, timeout=30)
                 version = answer.headers.get("x-airserve-version", "")
                 value = answer.json()[0] if answer.ok else None
                 self.answers.append((sent, answer.status_code, version, value))
@@ -70,8 +71,8 @@ class Load:
 
 
 @contextmanager
-def under_load(service: Service) -> Iterator[Load]:
-    load = Load(service.url)
+def under_load(service: Service, *, keep_alive: bool = True) -> Iterator[Load]:
+    load = Load(service.url, keep_alive=keep_alive)
     with ThreadPoolExecutor(SENDERS) as pool:
         sending = [pool.submit(load.send) for _ in range(SENDERS)]
         try:
@@ -224,6 +225,52 @@ def test_live_settings_outlive_a_replica(ray_cluster: str, eventually: Any) -> N
 
         (after,) = eventually(newcomer, "the killed replica is replaced", timeout_s=60)
         assert after["settings"].max_batch_size == 7
+    finally:
+        service.stop()
+
+
+@pytest.mark.ray
+def test_scaling(ray_cluster: str) -> None:
+    """Replicas come and go while the others serve on; new ones serve the newest version. Too many are refused."""
+    service = deploy(constant(1), name="scaled")
+    try:
+        (first,) = described(service)
+        deploy(constant(2), name="scaled")
+        with under_load(service) as load:
+            service.scale(2)
+            assert service.replicas == 2
+            replicas = described(service)
+            assert len(replicas) == 2
+            assert {each["version"] for each in replicas} == {service.version}
+            deploy(constant(2), name="scaled", num_replicas=1)
+        assert {(status, value) for _, status, _, value in load.answers} == {(200, 2.0)}
+        assert service.replicas == len(described(service)) == 1
+        with pytest.raises(DeployError, match=r"3\.[0-9] of Ray"):
+            service.scale(1_000)
+        with pytest.raises(OptionError, match="0"):
+            service.scale(0)
+        assert first["pid"] in pids_of(replicas)
+    finally:
+        service.stop()
+
+
+def pids_of(replicas: list[dict[str, Any]]) -> set[int]:
+    return {each["pid"] for each in replicas}
+
+
+@pytest.mark.ray
+def test_other_resources_take_a_rolling_update(ray_cluster: str) -> None:
+    """What a running process can't change takes new ones, without failed requests."""
+    service = deploy(constant(1), name="rolled")
+    try:
+        (before,) = described(service)
+        # New connections: HAProxy is restarted, and may close a connection just when the next request is sent on it.
+        with under_load(service, keep_alive=False) as load:
+            deploy(constant(2), name="rolled", num_cpus=0.2)
+        (after,) = described(service)
+        assert after["pid"] != before["pid"]
+        assert {status for _, status, _, _ in load.answers} == {200}
+        assert service.request({"array": [1]}).json() == [2.0]
     finally:
         service.stop()
 

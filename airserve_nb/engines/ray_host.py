@@ -25,7 +25,7 @@ from airserve_nb.telemetry import Cursor, Page
 from airserve_nb.truth import Truth, TruthFolder
 from airserve_nb.version import VersionSpec
 
-__all__ = ["RayHost", "called_outside_loop"]
+__all__ = ["RayHost", "called_outside_loop", "refuse_what_has_no_room"]
 
 T = TypeVar("T")
 

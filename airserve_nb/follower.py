@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from airserve_nb.endpoint import Endpoint
+from airserve_nb.errors import DeployError
 from airserve_nb.truth import Truth, TruthFolder
 from airserve_nb.version import Version, VersionSpec
 
@@ -47,6 +48,7 @@ class Follower:
         self._adapt = adapt
         self._serving: Truth | None = None
         self._prepared: tuple[Truth, Version] | None = None
+        self._wanted: Truth | None = None
         # One change at a time, in the order in which they were asked for.
         self._changing = asyncio.Lock()
         self._young_until = time.monotonic() + YOUTH_S
@@ -56,29 +58,50 @@ class Follower:
         """Which state is served; 0 before the first."""
         return 0 if self._serving is None else self._serving.generation
 
-    @property
-    def is_young(self) -> bool:
-        """Whether a swap may not know of this replica yet."""
-        return time.monotonic() < self._young_until
-
     async def prepare(self, truth: Truth) -> None:
-        """Load a version, but do not serve it yet; raises what loading raised."""
-        async with self._changing:
-            self._drop_prepared()
-            self._prepared = (truth, await self._load(truth))
+        """Load a version, but do not serve it yet; raises what loading raised.
 
-    async def drop(self) -> None:
-        """Let go of what was prepared, if anything was."""
-        async with self._changing:
-            self._drop_prepared()
+        A load that never ends holds nothing up: the next one takes its place.
+        """
+        self._let_go()
+        self._wanted = truth
+        version = await self._load(truth)
+        if self._wanted is not truth:
+            self._endpoint.discard(version)
+            raise DeployError(f"{version.name} was given up while it was loaded.")
+        self._prepared = (truth, version)
+
+    def drop(self, truth: Truth) -> None:
+        """Let go of what was prepared, or is being; unless that is something else by now."""
+        if self._wanted == truth:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._wanted = None
+        if self._prepared is not None:
+            _, version = self._prepared
+            self._prepared = None
+            self._endpoint.discard(version)
 
     async def catch_up(self) -> int:
         """Serve what is confirmed, and return its generation; raises what loading raised."""
         async with self._changing:
             # Again after loading, which takes its time: there may be a newer truth by then.
             while (truth := self.folder.read()) is not None and truth.generation > self.generation:
-                await self._serve(truth)
+                try:
+                    await self._serve(truth)
+                except FileNotFoundError:
+                    # Deleted while it was about to be loaded, because there are newer ones.
+                    if self.folder.read() == truth:
+                        raise
             return self.generation
+
+    async def before_answer(self) -> None:
+        """Catch up if there is a newer truth; a version that is only being prepared is not waited for."""
+        if time.monotonic() > self._young_until:
+            return
+        if (truth := self.folder.read()) is not None and truth.generation > self.generation:
+            await self.catch_up()
 
     async def look_again(self) -> None:
         """Catch up, unless a change is under way: a health check must not wait for a model to load."""
@@ -110,9 +133,3 @@ class Follower:
         # In a thread: what is unpickled may import a framework for seconds.
         spec = await asyncio.to_thread(self.folder.load, truth)
         return await self._endpoint.prepare(self._adapt(spec))
-
-    def _drop_prepared(self) -> None:
-        if self._prepared is not None:
-            _, version = self._prepared
-            self._prepared = None
-            self._endpoint.discard(version)

@@ -75,16 +75,15 @@ class Replica:
 
         # A function: uvicorn takes a bound method for an application of ASGI 2.
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            if follower.is_young:
-                await follower.catch_up()
+            await follower.before_answer()
             await endpoint(scope, receive, send)
 
         return answer
 
     async def predict(self, value: Any) -> Any:
         """Predict on a model input, through the same batches as HTTP requests."""
-        if self._follower is not None and self._follower.is_young:
-            await self._follower.catch_up()
+        if self._follower is not None:
+            await self._follower.before_answer()
         return await self._endpoint.predict(value)
 
     async def check_health(self) -> None:
@@ -117,10 +116,10 @@ class Replica:
             return Failure(describe(error), users_traceback(error))
         return None
 
-    async def drop(self) -> None:
-        """Let go of the version that was prepared."""
+    async def drop(self, truth: Truth) -> None:
+        """Let go of the version that was prepared, or is being."""
         if self._follower is not None:
-            await self._follower.drop()
+            self._follower.drop(truth)
 
     async def catch_up(self) -> int:
         """Serve what is confirmed; returns its generation."""

@@ -13,7 +13,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from airserve_nb import Predictor
+from airserve_nb import DeployError, Predictor
 from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.endpoint import Endpoint
 from airserve_nb.follower import Follower
@@ -141,12 +141,32 @@ def test_dropping_what_was_prepared(tmp_path: Path) -> None:
 
     async def talk(endpoint: Endpoint, follower: Follower) -> None:
         await follower.catch_up()
-        await follower.prepare(kernel.stage(spec_of(constant(2), "v2")))
-        await follower.prepare(kernel.stage(spec_of(constant(3), "v3")))
-        await follower.drop()
-        await follower.drop()
+        second, third = kernel.stage(spec_of(constant(2), "v2")), kernel.stage(spec_of(constant(3), "v3"))
+        await follower.prepare(second)
+        await follower.prepare(third)
+        follower.drop(second)
+        follower.drop(third)
+        follower.drop(third)
         assert await follower.catch_up() == 1
         assert await answer(endpoint) == 1
+
+    run_with(kernel, talk)
+
+
+def test_a_young_replica_looks_before_each_answer(tmp_path: Path) -> None:
+    """Whoever swapped may not have known of it: before its first answers it looks by itself."""
+    kernel = Kernel(tmp_path)
+    kernel.confirm(spec_of(constant(1), "v1"))
+
+    async def talk(endpoint: Endpoint, follower: Follower) -> None:
+        await follower.catch_up()
+        kernel.confirm(spec_of(constant(2), "v2"))
+        await follower.before_answer()
+        assert await answer(endpoint) == 2
+        follower._young_until = 0
+        kernel.confirm(spec_of(constant(3), "v3"))
+        await follower.before_answer()
+        assert await answer(endpoint) == 2
 
     run_with(kernel, talk)
 
@@ -227,8 +247,8 @@ def test_new_limits_keep_the_version(tmp_path: Path) -> None:
     run_with(kernel, talk)
 
 
-def test_a_health_check_does_not_wait_for_a_model(tmp_path: Path) -> None:
-    """While a version loads, another look returns at once."""
+def test_a_model_that_loads_holds_nothing_up(tmp_path: Path) -> None:
+    """While a version loads, health checks, answers and the next version go on; given up, it never serves."""
     kernel = Kernel(tmp_path)
     kernel.confirm(spec_of(constant(1), "v1"))
     loading, go_on = threading.Event(), threading.Event()
@@ -243,15 +263,25 @@ def test_a_health_check_does_not_wait_for_a_model(tmp_path: Path) -> None:
         def predict(self, data: Any, **_: Any) -> Any:
             return np.zeros(len(data))
 
+    held = kernel.stage(spec_of(constant(2), "v2"))
+    load = kernel.folder.load
+    kernel.folder.load = lambda truth: spec_of(Held, "v2") if truth is held else load(truth)  # type: ignore[method-assign]
+
     async def talk(endpoint: Endpoint, follower: Follower) -> None:
         await follower.catch_up()
-        kernel.folder.load = lambda truth: spec_of(Held, "v2")  # type: ignore[method-assign]
-        preparing = asyncio.create_task(follower.prepare(kernel.stage(spec_of(constant(2), "v2"))))
+        preparing = asyncio.create_task(follower.prepare(held))
         await asyncio.to_thread(loading.wait, 30)
         await asyncio.wait_for(follower.look_again(), 5)
+        await asyncio.wait_for(follower.before_answer(), 5)
         assert await answer(endpoint) == 1
+        follower.drop(held)
+        third = kernel.stage(spec_of(constant(3), "v3"))
+        await asyncio.wait_for(follower.prepare(third), 5)
+        kernel.folder.confirm(third)
+        assert await asyncio.wait_for(follower.catch_up(), 5) == 3
         go_on.set()
-        await preparing
-        await follower.drop()
+        with pytest.raises(DeployError, match="v2 was given up"):
+            await preparing
+        assert await answer(endpoint) == 3
 
     run_with(kernel, talk)

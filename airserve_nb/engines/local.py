@@ -11,6 +11,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Coroutine, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ from airserve_nb.engines.ports import listen_near
 from airserve_nb.errors import AirServeError, DeployError
 from airserve_nb.logbook import LogBook
 from airserve_nb.telemetry import Cursor, Page
-from airserve_nb.version import VersionSpec
+from airserve_nb.version import Version, VersionSpec
 
 __all__ = ["LocalHost"]
 
@@ -96,16 +97,31 @@ class LocalHost:
 
     def swap(self, spec: VersionSpec, route_prefix: str | None = None) -> None:
         """Serve another version, at this route, from now on; on an error the old one goes on."""
+        goes_on = f" {self.version} goes on serving." if self.version else ""
+        loading = asyncio.run_coroutine_threadsafe(self._endpoint.prepare(spec), self._loop)
         try:
-            self._call(self._endpoint.activate(spec))
+            version = loading.result()
         except AirServeError:
             raise
         except Exception as error:
             raise DeployError(
-                f"{self.name} could not start: {describe(error)}.", deployment=self.name
+                f"{self.name} could not start: {describe(error)}.{goes_on}", deployment=self.name
             ) from error
+        except BaseException:
+            # Interrupted: loading can't be stopped, but what comes of it is let go.
+            loading.add_done_callback(self._discard)
+            raise
         self._route_prefix = route_prefix or self._route_prefix
         self.settings = spec.settings
+        self._call(self._switch_to(version))
+
+    async def _switch_to(self, version: Version) -> None:
+        self._endpoint.switch_to(version)
+
+    def _discard(self, loading: Future[Version]) -> None:
+        # Runs on the event loop, where loading ended.
+        if loading.exception() is None:
+            self._endpoint.discard(loading.result())
 
     def set_batching(self, changes: Mapping[str, Any]) -> None:
         """Batch by other limits from now on."""

@@ -133,6 +133,7 @@ class RayHost:
 
     def _swap(self, spec: VersionSpec) -> None:
         assert self._folder is not None  # noqa: S101 - the caller looked
+        before = self._folder.read()
         truth = self._next_truth(
             payload=self._folder.stage(pickled(spec, name=self.name)), settings=spec.settings
         )
@@ -141,10 +142,12 @@ class RayHost:
         except BaseException:
             # An interrupt, too. Nobody waits for this: a replica may be loading for minutes.
             with suppress(Exception):
-                self._handle.broadcast("drop")._ensure_scheduled()  # noqa: SLF001 - sent, not awaited
+                self._handle.broadcast("drop", truth)._ensure_scheduled()  # noqa: SLF001 - sent, not awaited
             raise
-        self._confirm(truth)
         self.version = spec.version
+        self._confirm(truth)
+        # A replica that is just starting may still be reading the one before.
+        self._folder.forget_all_but({truth.payload, before.payload if before is not None else truth.payload})
 
     def set_batching(self, changes: Mapping[str, Any]) -> None:
         """Batch by other limits from now on, on every replica."""
@@ -211,7 +214,10 @@ class RayHost:
         answers = [answer for answer in called_outside_loop(call) if not _is_of_a_dead_replica(answer)]
         for answer in answers:
             if isinstance(answer, Failure):
-                error = DeployError(f"{self.name} could not start: {answer.what}.", deployment=self.name)
+                error = DeployError(
+                    f"{self.name} could not start: {answer.what}. {self.version} goes on serving.",
+                    deployment=self.name,
+                )
                 error.users_traceback = answer.traceback
                 raise error
             if isinstance(answer, BaseException):
@@ -227,6 +233,11 @@ class RayHost:
         assert self._folder is not None  # noqa: S101 - as in swap
         self._folder.confirm(truth)
         self.settings = truth.settings
+        # An interrupt comes too late: every replica will serve it, told or not.
+        with suppress(KeyboardInterrupt):
+            self._wait_until_served(truth)
+
+    def _wait_until_served(self, truth: Truth) -> None:
         deadline = time.monotonic() + CATCH_UP_PATIENCE_S
         while time.monotonic() < deadline:
             with suppress(Exception):

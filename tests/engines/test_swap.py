@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,6 +118,46 @@ def test_what_can_not_load_changes_nothing(serve_on: Any) -> None:
     assert {(status, value) for _, status, _, value in load.answers} == {(200, 1.0)}
     assert (service.version, service.state) == (version, "running")
     assert len(service.versions()) == 1
+
+
+def test_an_interrupt_leaves_the_old_version(serve_on: Any, eventually: Any, tmp_path: Path) -> None:
+    """Interrupted while it loads, a version never comes to serve, not even when it has loaded."""
+
+    class Slow(Predictor):
+        @classmethod
+        def from_checkpoint(cls, checkpoint: Any, **_: Any) -> Any:
+            import pathlib
+            import time
+
+            folder = pathlib.Path(checkpoint.to_dict()["folder"])
+            (folder / "loading").touch()
+            while not (folder / "go_on").exists():
+                time.sleep(0.01)
+            (folder / "loaded").touch()
+            return cls()
+
+        def predict(self, data: Any, **_: Any) -> Any:
+            return data * 0 + 2
+
+    service = serve_on(constant(1), name="interrupted")
+    version = service.version
+
+    def interrupt() -> None:
+        eventually((tmp_path / "loading").exists, "the new version is being loaded", timeout_s=30)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    with pytest.raises(KeyboardInterrupt):
+        serve_on(Slow, {"folder": str(tmp_path)}, name="interrupted")
+    interrupting.join()
+    assert service.request({"array": [1]}).json() == [1.0]
+    (tmp_path / "go_on").touch()
+    eventually((tmp_path / "loaded").exists, "the new version is loaded", timeout_s=30)
+    assert service.request({"array": [1]}).json() == [1.0]
+    assert (service.version, len(service.versions())) == (version, 1)
+    serve_on(constant(3), name="interrupted")
+    assert service.request({"array": [1]}).json() == [3.0]
 
 
 def test_rollback(serve_on: Any) -> None:

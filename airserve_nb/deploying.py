@@ -44,7 +44,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     batching_params: Mapping[str, Any] | bool | None = None,
     predict_kwargs: Mapping[str, Any] | None = None,
     checkpoint_kwargs: Mapping[str, Any] | None = None,
-    num_replicas: int = 1,
+    num_replicas: int | None = None,
     num_cpus: float | None = None,
     route_prefix: str | None = None,
     port: int | None = None,
@@ -85,7 +85,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     checkpoint_kwargs
         Passed to ``from_checkpoint``.
     num_replicas
-        Processes that serve; the local engine has one.
+        Processes that serve: at first 1, later as many as there are. The local engine has one.
     num_cpus
         CPUs that Ray reserves for each of them (0.1); a count, not a limit.
     route_prefix
@@ -114,7 +114,8 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     name = options.checked_name(predictor_cls.__name__ if name is None else name)
     engine = options.chosen_engine(engine, get_args(Engine))
     options.check_choice("ingress", ingress, get_args(Ingress))
-    options.check_replicas(num_replicas, engine)
+    if num_replicas is not None:
+        options.check_replicas(num_replicas, engine)
     options.check_cpus(num_cpus, engine)
     check_port(port)
     prefix = options.checked_route(route_prefix if route_prefix is not None else f"/{name}")
@@ -150,6 +151,8 @@ def _deploy(
     name = place.name
     number = _version_numbers.get(name, 0) + 1
     spec = dataclasses.replace(spec, version=f"v{number}")
+    # Even if it fails: two versions of one name could not be told apart.
+    _version_numbers[name] = number
     service = _services.get(name)
     if service is None:
         hosted = host(spec, place, progress=progress)
@@ -157,8 +160,11 @@ def _deploy(
         _services[name] = service
     else:
         service._keep_records()  # noqa: SLF001 - deploying and its Service are one
-        hosted = host(spec, place, running=service._host, progress=progress)  # noqa: SLF001 - as above
-    _version_numbers[name] = number
+        try:
+            hosted = host(spec, place, running=service._host, progress=progress)  # noqa: SLF001 - as above
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(f"{name} {service.version} goes on serving.")
+            raise
     service._now_serves(  # noqa: SLF001 - as above
         spec, hosted, code=code, example=example, note=_note(hosted, place.ingress)
     )

@@ -138,7 +138,6 @@ class Endpoint:
         self._next_batch_id = numbered(f"b{self.replica}")
         self._version: Version | None = None
         self._retiring: set[asyncio.Future[None]] = set()
-        self._docs: dict[str, FastAPI] = {}
         self.logger = logging.getLogger(f"{logger.name}.{self.replica}")
         """Gets the tracebacks of this replica's failed predictions."""
 
@@ -172,7 +171,12 @@ class Endpoint:
         version = Version(
             spec, recorder=self.recorder, replica=self.replica, next_batch_id=self._next_batch_id
         )
-        await version.batcher.start()
+        try:
+            await version.batcher.start()
+        except BaseException:
+            # Cancelled: a model that has been loaded by then must not stay.
+            version.batcher.give_up()
+            raise
         return version
 
     def switch_to(self, version: Version) -> None:
@@ -299,7 +303,7 @@ class Endpoint:
 
     def _fastapi(self, version: Version) -> FastAPI:
         """Return the version's FastAPI application; made when it is first needed."""
-        app = self._docs.get(version.name)
+        app = version.fastapi_app
         if app is None:
 
             async def answer(value: Any, request: Request) -> Response:
@@ -309,7 +313,7 @@ class Endpoint:
                 return _as_response(self._refuse(request.scope[EXCHANGE_KEY], error))
 
             app = version.adapter.fastapi_app(answer, refuse=refuse, title=self.name)
-            self._docs = {version.name: app}
+            version.fastapi_app = app
         return app
 
     # -- one prediction -------------------------------------------------------------------------

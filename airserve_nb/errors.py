@@ -81,10 +81,10 @@ class OptionError(AirServeError, ValueError):
 class DeployError(AirServeError, RuntimeError):
     """A deployment can't be made, found or reached.
 
-    ``users_traceback`` is the traceback, as text, of the user's code that failed in a replica, where it did.
+    ``frames`` is the end of the traceback, as text, of the user's code that failed in a replica, where it did.
     """
 
-    users_traceback: str = ""
+    frames: str = ""
 
 
 class CellError(AirServeError, RuntimeError):

@@ -8,6 +8,7 @@ catches up by itself: when it starts, with its health checks, and before its fir
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 
@@ -51,6 +52,10 @@ class Follower:
         self._wanted: Truth | None = None
         # One change at a time, in the order in which they were asked for.
         self._changing = asyncio.Lock()
+        self._young_until = math.inf
+
+    def begin_youth(self) -> None:
+        """Count from now, when requests may come, the time in which a swap may not know of this replica."""
         self._young_until = time.monotonic() + YOUTH_S
 
     @property
@@ -66,7 +71,7 @@ class Follower:
         self._let_go()
         self._wanted = truth
         version = await self._load(truth)
-        if self._wanted is not truth:
+        if self._wanted is not truth or self.generation >= truth.generation:
             self._endpoint.discard(version)
             raise DeployError(f"{version.name} was given up while it was loaded.")
         self._prepared = (truth, version)
@@ -119,6 +124,9 @@ class Follower:
         else:
             self._endpoint.switch_to(await self._load(truth))
         self._serving = truth
+        # What else was prepared for it, or before it, is of no use any more.
+        if self._prepared is not None and self._prepared[0].generation <= truth.generation:
+            self._let_go()
 
     def _is_same_version(self, truth: Truth) -> bool:
         now = self._serving

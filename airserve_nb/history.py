@@ -42,9 +42,19 @@ class History:
         """Note that a version serves from now on."""
         self.live = DeployedVersion(spec.version, spec, datetime.now(UTC), code, example, before=self.live)
         self._all.append(self.live)
-        for old in self._all[:-KEPT]:
-            old.spec = old.before = None
+        self._let_go_of_old_models()
         return self.live
+
+    def _let_go_of_old_models(self) -> None:
+        """Keep what can be gone back to from here: the chain of what served before, as far as KEPT."""
+        kept: list[DeployedVersion] = []
+        each = self.live
+        while each is not None and len(kept) < KEPT:
+            kept.append(each)
+            each = each.before
+        for other in self._all:
+            if other not in kept:
+                other.spec = other.before = None
 
     def forget(self) -> None:
         """Let go of the models; what can be shown stays."""

@@ -16,12 +16,12 @@ Ingress = Literal["auto", "haproxy", "python"]
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where, and on how much, a deployment is to run."""
+    """Where, and on how much, a deployment is to run; None means as it runs, or the default."""
 
     name: str
     route_prefix: str
     engine: Engine = "ray"
-    num_replicas: int = 1
+    num_replicas: int | None = None
     num_cpus: float | None = None
     port: int | None = None
     ingress: Ingress = "auto"
@@ -76,17 +76,19 @@ def _host_on_ray(spec: VersionSpec, place: Place, running: Host | None, progress
     if same_place and isinstance(running, RayHost):
         # Refuses another port or ingress than the running one, as for a new deployment.
         ray_cluster.ensure_serve(port=place.port, ingress=place.ingress, progress=progress)
+        if place.num_replicas not in {None, running.replicas}:
+            # Before: when there is no room, nothing has changed. The new replicas take part in the swap.
+            progress(f"Scaling {place.name} to {place.num_replicas} replicas ...")
+            running.scale(place.num_replicas or 1)
         progress(f"Loading {place.name} {spec.version} beside the version that serves ...")
         running.swap(spec)
-        if running.replicas != place.num_replicas:
-            # Afterwards: the new replicas start with what is the truth by then.
-            running.scale(place.num_replicas)
         return running
+    kept = running.replicas if isinstance(running, RayHost) else 1
     return ray_engine.deploy(
         place.name,
         spec,
         route_prefix=place.route_prefix,
-        num_replicas=place.num_replicas,
+        num_replicas=place.num_replicas or kept,
         num_cpus=place.num_cpus,
         port=place.port,
         ingress=place.ingress,

@@ -8,13 +8,14 @@ import traceback
 from collections import deque
 from pathlib import Path
 
-__all__ = ["LogBook", "users_traceback"]
+__all__ = ["LogBook", "users_frames", "users_traceback"]
 
 _PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 # A few failing batches with their tracebacks.
 SIZE = 1_000
 LONGEST_ENTRY = 20_000
+MOST_FRAMES = 10
 
 
 class LogBook(logging.Handler):
@@ -48,10 +49,16 @@ def _cut(entry: str) -> str:
 def users_traceback(error: BaseException) -> str:
     """Return the traceback of ``error`` from the user's code on: our own frames before it tell nothing."""
     formatted = traceback.TracebackException.from_exception(error)
-    stack = formatted.stack
-    first_of_theirs = next(
-        (i for i, frame in enumerate(stack) if not frame.filename.startswith(_PACKAGE)), len(stack)
-    )
-    if first_of_theirs < len(stack):
-        formatted.stack = traceback.StackSummary.from_list(stack[first_of_theirs:])
+    formatted.stack = _theirs(formatted.stack)
     return "".join(formatted.format()).rstrip()
+
+
+def users_frames(error: BaseException) -> str:
+    """Return the last frames of the user's code, without the message, which can be of any length."""
+    stack = _theirs(traceback.TracebackException.from_exception(error).stack)
+    return "".join(traceback.StackSummary.from_list(stack[-MOST_FRAMES:]).format()).rstrip()
+
+
+def _theirs(stack: traceback.StackSummary) -> traceback.StackSummary:
+    first = next((i for i, frame in enumerate(stack) if not frame.filename.startswith(_PACKAGE)), None)
+    return stack if first is None else traceback.StackSummary.from_list(stack[first:])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
@@ -137,9 +136,10 @@ class AirServeMagics(Magics):
             options["batching"] = False
 
         from airserve_nb import deploying
+        from airserve_nb.engines.base import silent
         from airserve_nb.progress import Progress
 
-        with Progress(quiet_s=math.inf) if args.quiet else Progress() as progress:
+        with contextlib.nullcontext(silent) if args.quiet else Progress() as progress:
             deployed = deploying.deploy(
                 predictor, name=args.name, code=f"{heading}\n{cell}", progress=progress, **options
             )
@@ -254,9 +254,7 @@ def _shown_briefly() -> Iterator[None]:
 
 def _users_frames(error: AirServeError) -> list[str]:
     """Return the frames of the user's code that failed in a replica: the last few, which say where."""
-    lines = str(getattr(error, "users_traceback", "")).splitlines()
-    # Its last line is in the sentence already.
-    return lines[-MOST_FRAME_LINES - 1 : -1]
+    return str(getattr(error, "frames", "")).splitlines()[-MOST_FRAME_LINES:]
 
 
 def load(ipython: Any) -> None:

@@ -19,9 +19,9 @@ from airserve_nb._sentences import describe
 from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.checkpoint import Checkpoint
 from airserve_nb.endpoint import Endpoint, Receive, Scope, Send
-from airserve_nb.errors import OptionError
+from airserve_nb.errors import DeployError, OptionError
 from airserve_nb.follower import Follower
-from airserve_nb.logbook import LogBook, users_traceback
+from airserve_nb.logbook import LogBook, users_frames, users_traceback
 from airserve_nb.telemetry import Cursor
 from airserve_nb.truth import Truth, TruthFolder
 from airserve_nb.version import VersionSpec, resolve_predictor
@@ -43,8 +43,8 @@ class Failure(NamedTuple):
 
     what: str
     """The exception's type and message."""
-    traceback: str
-    """From the user's code on."""
+    frames: str
+    """The last ones of the user's code."""
 
 
 @serve.ingress()
@@ -61,7 +61,9 @@ class Replica:
         self._follower: Follower | None = None
         if truth_folder is not None:
             self._follower = Follower(self._endpoint, TruthFolder(truth_folder), adapt=_with_gpu)
-            await self._follower.catch_up()
+            if not await self._follower.catch_up():
+                raise DeployError(f"There is no version of {name} in {truth_folder}; deploy it again.")
+            self._follower.begin_youth()
         elif spec is not None:
             self._spec = _with_gpu(spec)
             await self._endpoint.activate(self._spec)
@@ -113,7 +115,7 @@ class Replica:
             await self._follower.prepare(truth)
         except Exception as error:  # noqa: BLE001 - whatever the user's code raises is told to the kernel
             # As text: the exception itself may not be picklable, or of a class that the kernel lacks.
-            return Failure(describe(error), users_traceback(error))
+            return Failure(describe(error), users_frames(error))
         return None
 
     async def drop(self, truth: Truth) -> None:

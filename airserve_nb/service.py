@@ -281,11 +281,11 @@ class Service:
     ) -> None:
         """Note that ``host`` serves a version of this deployment from now on."""
         before, self._host = self._host, host
+        self._history.add(spec, code=code, example=example)
+        self.example, self.note = example, note
         # A local server that took the version over, and a Serve application, are the new one's now.
         if before is not host and not (before.engine == host.engine == "ray"):
             before.stop()
-        self._history.add(spec, code=code, example=example)
-        self.example, self.note = example, note
 
     def _pages(self, cursors: Mapping[str, Cursor]) -> list[tuple[str, Page]]:
         # Of the host of this moment: it may change.

@@ -18,6 +18,7 @@ import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.version import VersionSpec
@@ -37,6 +38,21 @@ class Truth:
     """The file that holds the pickled version, named by its content."""
     settings: BatchSettings
     """How it batches, whatever the pickled version says: this can be set while it runs."""
+
+
+class _Apart(pickle.Unpickler):
+    """Makes new classes, although cloudpickle would find those of an earlier version again and change them.
+
+    It knows a notebook's class by an id that stays when the class's globals and attributes change; an old version that
+    still serves would change with the new one.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        if name in {"_make_skeleton_class", "_make_skeleton_enum"}:
+            # Of both, the last argument but one is that id.
+            return lambda *args: found(*args[:-2], None, args[-1])
+        return found
 
 
 class TruthFolder:
@@ -72,7 +88,8 @@ class TruthFolder:
 
     def load(self, truth: Truth) -> VersionSpec:
         """Return the version of a state; raises whatever unpickling it raises."""
-        spec: VersionSpec = pickle.loads((self.path / truth.payload).read_bytes())  # noqa: S301 - our own kernel's
+        with (self.path / truth.payload).open("rb") as file:
+            spec: VersionSpec = _Apart(file).load()
         return dataclasses.replace(spec, settings=truth.settings)
 
     def forget_all_but(self, payloads: set[str]) -> None:

@@ -13,7 +13,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airserve_nb.batching.batcher import MicroBatcher
 from airserve_nb.batching.execution import Predict
@@ -23,6 +23,9 @@ from airserve_nb.errors import OptionError
 from airserve_nb.http_adapters import CompiledAdapter, compile_adapter, json_to_ndarray
 from airserve_nb.predictor import Predictor
 from airserve_nb.telemetry import Recorder
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 __all__ = ["Version", "VersionSpec", "import_string", "make_spec", "numbered", "resolve_predictor"]
 
@@ -161,6 +164,8 @@ class Version:
             version=spec.version,
             replica=replica,
         )
+        self.fastapi_app: FastAPI | None = None
+        """The application of an adapter that needs FastAPI; made by the endpoint when it is first needed."""
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
 import pytest
 import requests
+from hypothesis import HealthCheck, settings
 
 from airserve_nb.deploying import deploy, services
 from airserve_nb.service import Service
@@ -40,6 +41,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # -- waiting ----------------------------------------------------------------------------------------
+
+
+# A busy machine generates examples slowly, which is no fault of a test.
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 class Eventually(Protocol):

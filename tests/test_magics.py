@@ -330,7 +330,7 @@ class TestFurtherOptions:
     ) -> None:
         """Within ten lines: the last frames of the user's code, and the sentence."""
         error = DeployError("adder could not start: KeyError: 'weights'.")
-        error.users_traceback = "\n".join([*(f"frame {i}" for i in range(30)), "KeyError: 'weights'"])
+        error.frames = "\n".join(f"frame {i}" for i in range(30))
         deployments.error = error
         with pytest.raises(DeployError) as raised:
             serve(shell, "adder")

@@ -100,6 +100,19 @@ def test_a_payload_is_named_by_its_content(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [two]
 
 
+def test_two_versions_of_one_class_stay_apart(tmp_path: Path) -> None:
+    """Loading a class of the notebook again does not change the one that serves already."""
+    kernel = Kernel(tmp_path)
+    cls: Any = constant(1)
+    cls.value = 1
+    first = kernel.folder.load(kernel.stage(spec_of(cls, "v1")))
+    cls.value = 2
+    second = kernel.folder.load(kernel.stage(spec_of(cls, "v2")))
+    old, new = first.predictor_cls, second.predictor_cls
+    assert (old.value, new.value) == (1, 2)  # type: ignore[union-attr]  # set above
+    assert old is not new
+
+
 # -- following --------------------------------------------------------------------------------------
 
 

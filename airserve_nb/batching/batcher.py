@@ -37,6 +37,10 @@ __all__ = ["MicroBatcher"]
 logger = logging.getLogger("airserve_nb.batcher")
 
 
+# A lock refuses to wait for centuries; waking up in vain once an hour costs nothing.
+LONGEST_SLEEP_S = 3600.0
+
+
 class _Ticket(Waiting):
     """A waiting request that knows who awaits its answer."""
 
@@ -69,7 +73,7 @@ class _Bell:
 
     def wait(self, timeout_s: float | None) -> None:
         """Sleep until the next ring, or for some seconds."""
-        self._silence.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
+        self._silence.acquire(timeout=-1 if timeout_s is None else min(max(0.0, timeout_s), LONGEST_SLEEP_S))
 
 
 class MicroBatcher:
@@ -207,17 +211,23 @@ class MicroBatcher:
 
     async def close(self) -> None:
         """Refuse new requests, let the waiting ones run, and end the model thread."""
+        self.give_up()
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def give_up(self) -> None:
+        """Begin what :meth:`close` does, and wait for nothing."""
         with self._lock:
             self._closing = True
             self._queue.draining = True
             self._bell.ring()
-        if self._thread.ident is not None:
-            await asyncio.to_thread(self._thread.join)
 
     # -- the model thread's side ----------------------------------------------------------------
 
     def _run(self) -> None:
         assert self._loop is not None  # noqa: S101 - start() came first, or there would be no thread
+        # From here on it can't be cancelled, only given up.
+        self._loaded.set_running_or_notify_cancel()
         try:
             predict = self._load()
         except Exception as error:  # noqa: BLE001 - whoever awaits start() gets it

@@ -109,7 +109,7 @@ class LocalHost:
             ) from error
         except BaseException:
             # Interrupted: loading can't be stopped, but what comes of it is let go.
-            loading.add_done_callback(self._discard)
+            loading.add_done_callback(lambda loaded: self._loop.call_soon_threadsafe(self._discard, loaded))
             raise
         self._route_prefix = route_prefix or self._route_prefix
         self.settings = spec.settings
@@ -119,7 +119,6 @@ class LocalHost:
         self._endpoint.switch_to(version)
 
     def _discard(self, loading: Future[Version]) -> None:
-        # Runs on the event loop, where loading ended.
         if loading.exception() is None:
             self._endpoint.discard(loading.result())
 

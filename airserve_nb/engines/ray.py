@@ -62,11 +62,12 @@ def deploy(
     refuse_what_has_no_room(name, 1 if ran_before else num_replicas, cpus)
     app = _application(name, spec, num_replicas, cpus)
     progress(f"Starting {name} ...")
-    with ray_cluster.quiet_logs():
-        target = serve.RunTarget(app, name=name, route_prefix=route_prefix, external_scaler_enabled=True)
-        called_outside_loop(serve.run_many, [target], wait_for_applications_running=False)
+    target = serve.RunTarget(app, name=name, route_prefix=route_prefix, external_scaler_enabled=True)
     try:
+        with ray_cluster.quiet_logs():
+            called_outside_loop(serve.run_many, [target], wait_for_applications_running=False)
         _wait_until_running(name)
+        return connect(name)
     except BaseException:
         # An interrupt, too.
         if not ran_before:
@@ -74,7 +75,6 @@ def deploy(
             with ray_cluster.quiet_logs():
                 called_outside_loop(serve.delete, name)
         raise
-    return connect(name)
 
 
 def _application(name: str, spec: VersionSpec, num_replicas: int, num_cpus: float) -> serve.Application:

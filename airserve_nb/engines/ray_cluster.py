@@ -58,6 +58,8 @@ PORT_TRIES = 5
 _started_by_us = False
 _folder: Path | None = None
 _ingress: str | None = None
+# Of the Ray that we started.
+_node_id: str | None = None
 
 
 def ensure_serve(*, port: int | None = None, ingress: Ingress = "auto", progress: Progress = silent) -> None:
@@ -103,8 +105,12 @@ def ensure_ray(*, ingress: Ingress = "auto", progress: Progress = silent) -> Non
 
 
 def temporary_folder() -> Path | None:
-    """Return the folder of the Ray that we started: every process of it has this path in its command line."""
-    return _folder
+    """Return the folder of the Ray that we started: every process of it has this path in its command line.
+
+    None when another Ray is connected by now.
+    """
+    ours = ray.is_initialized() and ray.get_runtime_context().get_node_id() == _node_id
+    return _folder if ours else None
 
 
 def base_url() -> str:
@@ -133,7 +139,7 @@ def _read_environment(name: str) -> str | None:
 
 
 def _start_ray(ingress: Ingress, progress: Progress) -> None:
-    global _started_by_us, _ingress
+    global _started_by_us, _ingress, _node_id  # noqa: PLW0603 - one Ray a process
     chosen = _choose_ingress(ingress)
     progress("Starting Ray (once a kernel, takes some 10 s) ...")
     atexit.register(shutdown)
@@ -151,6 +157,7 @@ def _start_ray(ingress: Ingress, progress: Progress) -> None:
     # Handles go on telling of their connections, from threads, hence in whichever cell ran last.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     _started_by_us, _ingress = True, chosen
+    _node_id = ray.get_runtime_context().get_node_id()
 
 
 def _init_ray(ingress: str) -> None:
@@ -250,8 +257,9 @@ def _haproxy_settings(folder: Path) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # Without it a handle can't broadcast outside an event loop in this mode.
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
-        # A replaced replica leaves in half a second instead of 30.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
+        # A replaced replica leaves after two seconds instead of 30; after half a second, HAProxy was at times still
+        # sending it requests.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),

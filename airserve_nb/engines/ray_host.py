@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -14,6 +15,7 @@ from ray import serve
 from ray.serve._private.common import DeploymentID, ReplicaState
 from ray.serve._private.exceptions import ExternalScalerDisabledError
 from ray.serve.context import _get_global_client
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.schema import ApplicationStatus
 
 from airserve_nb.batching.settings import BatchSettings
@@ -36,6 +38,8 @@ CATCH_UP_PATIENCE_S = 10.0
 POLL_S = 0.05
 # A replica is there in three to four seconds.
 SCALE_PATIENCE_S = 60.0
+# Versions that can be gone back to.
+KEPT_PAYLOADS = 6
 # Ray counts CPUs in ten-thousandths.
 ROUNDING = 1e-4
 
@@ -65,17 +69,25 @@ class RayHost:
         self._handle = serve.get_app_handle(name)
         deployment = details.get("deployments", {}).get(self._handle.deployment_name, {})
         config = deployment.get("deployment_config", {})
-        self._replicas = int(config.get("num_replicas") or 1)
+        # What it was scaled to; in its configuration stands what it was deployed with.
+        self._replicas = int(deployment.get("target_num_replicas") or config.get("num_replicas") or 1)
         self.num_cpus = float(config.get("ray_actor_options", {}).get("num_cpus") or 0)
         """CPUs that each replica was given."""
         self.route_prefix = details.get("route_prefix") or "/"
         self.url = f"{ray_cluster.base_url()}{self.route_prefix.rstrip('/') or '/'}"
         self.ingress = called_outside_loop(ray_cluster.ingress_in_place)
-        described = self._broadcast("describe")[0]
-        folder = described["truth_folder"]
-        self._folder = None if folder is None else TruthFolder(folder)
+        described = self._describe()
+        self._folder = _folder_of(described)
         self.version: str | None = described["version"]
         self.settings: BatchSettings = described["settings"] or BatchSettings()
+        # Which payload each version has, to go back to: pickled again, it would take the globals of that later time.
+        self._payloads: dict[str, str] = {}
+        if (
+            self._folder is not None
+            and self.version is not None
+            and (truth := self._folder.read()) is not None
+        ):
+            self._payloads[self.version] = truth.payload
 
     @property
     def replicas(self) -> int:
@@ -112,7 +124,7 @@ class RayHost:
     @property
     def can_swap(self) -> bool:
         """Whether a version can be replaced without new processes."""
-        return self._folder is not None and self.is_running()
+        return self._folder is not None and ray.is_initialized() and self._running_replicas() > 0
 
     def swap(self, spec: VersionSpec) -> None:
         """Serve another version in the processes that run; on an error the old one goes on everywhere.
@@ -122,43 +134,55 @@ class RayHost:
         DeployError
             With the reason, when it can't travel, or any replica can't load it.
         """
-        if self._folder is None:
-            raise DeployError(
-                f"{self.name} was not deployed by this package on a Ray of its own, so its version can't be swapped; "
-                "deploy it again.",
-                deployment=self.name,
-            )
         with self._changing:
             self._swap(spec)
 
     def _swap(self, spec: VersionSpec) -> None:
-        assert self._folder is not None  # noqa: S101 - the caller looked
-        before = self._folder.read()
-        truth = self._next_truth(
-            payload=self._folder.stage(pickled(spec, name=self.name)), settings=spec.settings
-        )
+        # Asked for each time: somebody may have deployed this application anew.
+        folder = self._folder = _folder_of(self._describe())
+        if folder is None:
+            raise DeployError(
+                f"{self.name} runs on a Ray that was not started by this kernel, or was made with serve.run, so its "
+                "version can't be swapped; deploy it again.",
+                deployment=self.name,
+            )
+        now = folder.read()
+        payload = self._payloads.get(spec.version)
+        if payload is None or not (folder.path / payload).exists():
+            payload = folder.stage(pickled(spec, name=self.name))
+        truth = Truth(1 if now is None else now.generation + 1, payload, spec.settings)
         try:
             self._prepare(truth)
+            folder.confirm(truth)
         except BaseException:
             # An interrupt, too. Nobody waits for this: a replica may be loading for minutes.
             with suppress(Exception):
                 self._handle.broadcast("drop", truth)._ensure_scheduled()  # noqa: SLF001 - sent, not awaited
             raise
-        self.version = spec.version
-        self._confirm(truth)
+        self.version, self.settings = spec.version, truth.settings
+        self._remember(folder, spec.version, payload, now)
+        self._tell(truth)
+
+    def _remember(self, folder: TruthFolder, version: str, payload: str, before: Truth | None) -> None:
+        self._payloads.pop(version, None)
+        self._payloads[version] = payload
+        for oldest in list(self._payloads)[:-KEPT_PAYLOADS]:
+            del self._payloads[oldest]
         # A replica that is just starting may still be reading the one before.
-        self._folder.forget_all_but({truth.payload, before.payload if before is not None else truth.payload})
+        folder.forget_all_but({*self._payloads.values(), *([] if before is None else [before.payload])})
 
     def set_batching(self, changes: Mapping[str, Any]) -> None:
         """Batch by other limits from now on, on every replica."""
-        if self._folder is None:
-            self.settings = self._broadcast("set_batching", dict(changes))[0]
-            return
         with self._changing:
-            now = self._folder.read()
-            assert now is not None  # noqa: S101 - a deployment starts with one
-            settings = now.settings.changed(changes)
-            self._confirm(self._next_truth(payload=now.payload, settings=settings))
+            folder = self._folder = _folder_of(self._describe())
+            now = None if folder is None else folder.read()
+            if folder is None or now is None:
+                self.settings = self._broadcast("set_batching", dict(changes))[0]
+                return
+            truth = Truth(now.generation + 1, now.payload, now.settings.changed(changes))
+            folder.confirm(truth)
+            self.settings = truth.settings
+            self._tell(truth)
 
     def scale(self, num_replicas: int) -> None:
         """Have that many replicas; blocks until they run.
@@ -184,7 +208,7 @@ class RayHost:
             ) from None
         self._replicas = num_replicas
         deadline = time.monotonic() + SCALE_PATIENCE_S
-        while not self._has_replicas(num_replicas):
+        while self._replica_states() != {ReplicaState.RUNNING: num_replicas}:
             if time.monotonic() > deadline:
                 raise DeployError(
                     f"{self.name} does not have {num_replicas} replicas after {SCALE_PATIENCE_S:g} s; Ray's free "
@@ -193,15 +217,13 @@ class RayHost:
                 )
             time.sleep(POLL_S)
 
-    def _has_replicas(self, count: int) -> bool:
+    def _running_replicas(self) -> int:
+        return int(self._replica_states().get(ReplicaState.RUNNING, 0))
+
+    def _replica_states(self) -> dict[Any, int]:
         application = serve.status().applications.get(self.name)
         deployment = application and application.deployments.get(self._handle.deployment_name)
-        return bool(deployment) and dict(deployment.replica_states) == {ReplicaState.RUNNING: count}
-
-    def _next_truth(self, *, payload: str, settings: BatchSettings) -> Truth:
-        assert self._folder is not None  # noqa: S101 - as in swap
-        now = self._folder.read()
-        return Truth(1 if now is None else now.generation + 1, payload, settings)
+        return dict(deployment.replica_states) if deployment else {}
 
     def _prepare(self, truth: Truth) -> None:
         """Let every replica load a version; raises the first one's reason why it could not."""
@@ -211,14 +233,17 @@ class RayHost:
             return list(response.results(return_exceptions=True))
 
         # A replica that died meanwhile counts for nothing: its replacement will read the truth.
-        answers = [answer for answer in called_outside_loop(call) if not _is_of_a_dead_replica(answer)]
+        try:
+            answers = [answer for answer in called_outside_loop(call) if not _is_of_a_dead_replica(answer)]
+        except DeploymentUnavailableError:
+            answers = []
         for answer in answers:
             if isinstance(answer, Failure):
                 error = DeployError(
                     f"{self.name} could not start: {answer.what}. {self.version} goes on serving.",
                     deployment=self.name,
                 )
-                error.users_traceback = answer.traceback
+                error.frames = answer.frames
                 raise error
             if isinstance(answer, BaseException):
                 raise answer
@@ -228,25 +253,35 @@ class RayHost:
                 deployment=self.name,
             )
 
-    def _confirm(self, truth: Truth) -> None:
-        """Make it the truth, and wait until every live replica serves it."""
-        assert self._folder is not None  # noqa: S101 - as in swap
-        self._folder.confirm(truth)
-        self.settings = truth.settings
+    def _tell(self, truth: Truth) -> None:
+        """Wait until every live replica serves what is the truth already."""
         # An interrupt comes too late: every replica will serve it, told or not.
         with suppress(KeyboardInterrupt):
-            self._wait_until_served(truth)
-
-    def _wait_until_served(self, truth: Truth) -> None:
-        deadline = time.monotonic() + CATCH_UP_PATIENCE_S
-        while time.monotonic() < deadline:
-            with suppress(Exception):
-                # Any error is of a replica that has just died.
-                if all(generation >= truth.generation for generation in self._broadcast("catch_up")):
+            deadline = time.monotonic() + CATCH_UP_PATIENCE_S
+            while not self._all_serve(truth):
+                if time.monotonic() > deadline:
+                    warnings.warn(
+                        f"Not every replica of {self.name} serves {self.version} yet; those that don't are being "
+                        "replaced, or are still loading it.",
+                        stacklevel=2,
+                    )
                     return
-            time.sleep(POLL_S)
+                time.sleep(POLL_S)
+
+    def _all_serve(self, truth: Truth) -> bool:
+        try:
+            generations = self._broadcast("catch_up")
+        except Exception:  # noqa: BLE001 - of a replica that has just died, in one of several ways
+            return False
+        # Those that can't be reached are left out of a broadcast.
+        enough = len(generations) >= max(1, self._running_replicas())
+        return enough and all(generation >= truth.generation for generation in generations)
 
     # -- talking to replicas --------------------------------------------------------------------
+
+    def _describe(self) -> dict[str, Any]:
+        described: dict[str, Any] = self._broadcast("describe")[0]
+        return described
 
     def _broadcast(self, method: str, *args: Any) -> list[Any]:
         def call() -> list[Any]:
@@ -256,6 +291,11 @@ class RayHost:
 
     def _unpacked(self, method: str, argument: Any) -> list[tuple[str, Any]]:
         return [(replica, unpack(package)) for replica, package in self._broadcast(method, argument)]
+
+
+def _folder_of(described: Mapping[str, Any]) -> TruthFolder | None:
+    folder = described["truth_folder"]
+    return None if folder is None else TruthFolder(folder)
 
 
 def refuse_what_has_no_room(name: str, more_replicas: int, num_cpus: float) -> None:

@@ -29,7 +29,7 @@ CASES = {
     ),
     "two predictors": (
         f"%%serve echo --engine local\n{GOOD}{OTHER}",
-        "CellError: The cell defines 2 predictors, Echo and Other: keep the one to serve and move the others to a cell above.",
+        "CellError: The cell defines 2 predictors, Echo and Other: choose one with --class, or move the others to a cell above.",
     ),
     "no such option": (
         f"%%serve echo --engine local --max-bach-size 3\n{GOOD}",

@@ -125,9 +125,10 @@ def test_the_list_names_the_service(shown: Any) -> None:
     row = shown.output(LIST).get_by_role("row").nth(1)
     expect(row.get_by_role("cell")).to_have_text(
         [
+            re.compile(r"^v\d+$"),
             "running",
             re.compile("^http://"),
-            "local",
+            "this kernel, 1 replica",
             re.compile("up to 8 requests"),
             "25",
             "0",

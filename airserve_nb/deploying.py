@@ -159,9 +159,14 @@ def _deploy(
         service = Service(hosted, when_stopped=lambda: _services.pop(name, None))
         _services[name] = service
     else:
-        service._keep_records()  # noqa: SLF001 - deploying and its Service are one
         try:
-            hosted = host(spec, place, running=service._host, progress=progress)  # noqa: SLF001 - as above
+            hosted = host(
+                spec,
+                place,
+                running=service._host,  # noqa: SLF001 - deploying and its Service are one
+                before_it_ends=service._keep_records,  # noqa: SLF001 - as above
+                progress=progress,
+            )
         except KeyboardInterrupt as interrupt:
             interrupt.add_note(f"{name} {service.version} goes on serving.")
             raise

@@ -92,7 +92,7 @@ class Follower:
         """Serve what is confirmed, and return its generation; raises what loading raised."""
         async with self._changing:
             # Again after loading, which takes its time: there may be a newer truth by then.
-            while (truth := self.folder.read()) is not None and truth.generation > self.generation:
+            while (truth := self._newer_truth()) is not None:
                 try:
                     await self._serve(truth)
                 except FileNotFoundError:
@@ -103,15 +103,17 @@ class Follower:
 
     async def before_answer(self) -> None:
         """Catch up if there is a newer truth; a version that is only being prepared is not waited for."""
-        if time.monotonic() > self._young_until:
-            return
-        if (truth := self.folder.read()) is not None and truth.generation > self.generation:
+        if time.monotonic() <= self._young_until and self._newer_truth() is not None:
             await self.catch_up()
 
     async def look_again(self) -> None:
         """Catch up, unless a change is under way: a health check must not wait for a model to load."""
         if not self._changing.locked():
             await self.catch_up()
+
+    def _newer_truth(self) -> Truth | None:
+        truth = self.folder.read()
+        return truth if truth is not None and truth.generation > self.generation else None
 
     async def _serve(self, truth: Truth) -> None:
         if self._is_same_version(truth):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,7 +29,12 @@ class Place:
 
 
 def host(
-    spec: VersionSpec, place: Place, *, running: Host | None = None, progress: Progress = silent
+    spec: VersionSpec,
+    place: Place,
+    *,
+    running: Host | None = None,
+    before_it_ends: Callable[[], object] = lambda: None,
+    progress: Progress = silent,
 ) -> Host:
     """Serve a version at a place; returns its host, which is ``running`` where that could take it over.
 
@@ -40,6 +46,8 @@ def host(
         Where.
     running
         The deployment of that name that runs. It goes on as it was when this raises.
+    before_it_ends
+        Called before ``running`` is replaced by a new host; not when it takes the version over.
     progress
         Called with a line about what goes on.
 
@@ -49,31 +57,39 @@ def host(
         With the reason, when the version does not come to run.
     """
     if place.engine == "local":
-        return _host_locally(spec, place, running)
-    return _host_on_ray(spec, place, running, progress)
+        return _host_locally(spec, place, running, before_it_ends)
+    return _host_on_ray(spec, place, running, before_it_ends, progress)
 
 
-def _host_locally(spec: VersionSpec, place: Place, running: Host | None) -> Host:
+def _host_locally(
+    spec: VersionSpec, place: Place, running: Host | None, before_it_ends: Callable[[], object]
+) -> Host:
     from airserve_nb.engines.local import LocalHost
 
     if isinstance(running, LocalHost) and running.is_running() and running.is_on(place.port):
         running.swap(spec, place.route_prefix)
         return running
+    before_it_ends()
     return LocalHost(place.name, spec, route_prefix=place.route_prefix, port=place.port)
 
 
-def _host_on_ray(spec: VersionSpec, place: Place, running: Host | None, progress: Progress) -> Host:
+def _host_on_ray(
+    spec: VersionSpec,
+    place: Place,
+    running: Host | None,
+    before_it_ends: Callable[[], object],
+    progress: Progress,
+) -> Host:
     from airserve_nb.engines import ray as ray_engine
     from airserve_nb.engines import ray_cluster
     from airserve_nb.engines.ray_host import RayHost
 
-    same_place = (
+    if (
         isinstance(running, RayHost)
         and running.route_prefix == place.route_prefix
         and place.num_cpus in {None, running.num_cpus}
         and running.can_swap
-    )
-    if same_place and isinstance(running, RayHost):
+    ):
         # Refuses another port or ingress than the running one, as for a new deployment.
         ray_cluster.ensure_serve(port=place.port, ingress=place.ingress, progress=progress)
         if place.num_replicas not in {None, running.replicas}:
@@ -83,6 +99,7 @@ def _host_on_ray(spec: VersionSpec, place: Place, running: Host | None, progress
         progress(f"Loading {place.name} {spec.version} beside the version that serves ...")
         running.swap(spec)
         return running
+    before_it_ends()
     kept = running.replicas if isinstance(running, RayHost) else 1
     return ray_engine.deploy(
         place.name,

@@ -289,9 +289,7 @@ def running(name: str | None, *, magic: str) -> Any:
         raise UsageError(f"{magic} needs the name of a service, as in {magic} adder; see {magic} --help.")
     found = deploying.services()
     if name not in found:
-        raise UsageError(
-            f"No service is called {name!r}{_did_you_mean(name, found)}; %serve shows what runs."
-        )
+        raise UsageError(f"No service is called {name!r}{_similar(name, found)}; %serve shows what runs.")
     return found[name]
 
 
@@ -314,9 +312,6 @@ def target(name: str | None, namespace: Mapping[str, Any]) -> Any:
     value = namespace.get(name)
     if isinstance(value, service.Service):
         return value
-    running = deploying.services()
-    if name in running:
-        return running[name]
-    if name in namespace:
+    if name in namespace and name not in deploying.services():
         raise UsageError(f"{name!r} is a {type(value).__name__}, and %probe needs a service or a URL.")
-    raise UsageError(f"No service is called {name!r}{_similar(name, running)}; %serve shows what runs.")
+    return running(name, magic="%probe")

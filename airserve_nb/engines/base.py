@@ -68,8 +68,5 @@ class Host(Protocol):
     def log_entries(self, count: int) -> list[tuple[str, list[str]]]:
         """Return every live replica's name and its last log entries; blocks."""
 
-    def is_running(self) -> bool:
-        """Whether it still serves."""
-
     def stop(self) -> None:
         """End it; harmless when it has ended already."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,10 @@ def deploy(
         With the reason, when it does not come to run.
     """
     ray_cluster.ensure_serve(port=port, ingress=ingress, progress=progress)
-    _refuse_taken_route(name, route_prefix)
+    running = applications()
+    _refuse_taken_route(name, route_prefix, running)
     cpus = DEFAULT_ACTOR_OPTIONS["num_cpus"] if num_cpus is None else num_cpus
-    ran_before = name in applications()
+    ran_before = name in running
     # A rolling update puts one new replica beside the old ones.
     refuse_what_has_no_room(name, 1 if ran_before else num_replicas, cpus)
     app = _application(name, spec, num_replicas, cpus)
@@ -136,8 +138,8 @@ def applications() -> dict[str, Any]:
     return dict(details.get("applications", {}))
 
 
-def _refuse_taken_route(name: str, route_prefix: str) -> None:
-    for other, details in applications().items():
+def _refuse_taken_route(name: str, route_prefix: str, running: Mapping[str, Any]) -> None:
+    for other, details in running.items():
         if other != name and details.get("route_prefix") == route_prefix:
             raise DeployError(
                 f"The route {route_prefix} belongs to the application {other!r}; choose another with "

@@ -16,7 +16,6 @@ from ray.serve._private.common import DeploymentID, ReplicaState
 from ray.serve._private.exceptions import ExternalScalerDisabledError
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import DeploymentUnavailableError
-from ray.serve.schema import ApplicationStatus
 
 from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.engines import ray_cluster
@@ -70,7 +69,7 @@ class RayHost:
         deployment = details.get("deployments", {}).get(self._handle.deployment_name, {})
         config = deployment.get("deployment_config", {})
         # What it was scaled to; in its configuration stands what it was deployed with.
-        self._replicas = int(deployment.get("target_num_replicas") or config.get("num_replicas") or 1)
+        self.replicas = int(deployment.get("target_num_replicas") or config.get("num_replicas") or 1)
         self.num_cpus = float(config.get("ray_actor_options", {}).get("num_cpus") or 0)
         """CPUs that each replica was given."""
         self.route_prefix = details.get("route_prefix") or "/"
@@ -89,11 +88,6 @@ class RayHost:
         ):
             self._payloads[self.version] = truth.payload
 
-    @property
-    def replicas(self) -> int:
-        """How many replicas were asked for."""
-        return self._replicas
-
     def predict(self, value: Any) -> Any:
         """Predict on a model input on one replica; blocks."""
         return called_outside_loop(lambda: _unwrapped(lambda: self._handle.predict.remote(value).result()))
@@ -105,13 +99,6 @@ class RayHost:
     def log_entries(self, count: int) -> list[tuple[str, list[str]]]:
         """Return every live replica's name and its last log entries; blocks."""
         return self._unpacked("log_entries", count)
-
-    def is_running(self) -> bool:
-        """Whether the application still exists and runs."""
-        if not ray.is_initialized():
-            return False
-        status = serve.status().applications.get(self.name)
-        return status is not None and status.status == ApplicationStatus.RUNNING
 
     def stop(self) -> None:
         """Delete the application; harmless when it has gone already."""
@@ -192,7 +179,7 @@ class RayHost:
         DeployError
             When there is no room for them, or the deployment was not made to be scaled.
         """
-        refuse_what_has_no_room(self.name, num_replicas - self._replicas, self.num_cpus)
+        refuse_what_has_no_room(self.name, num_replicas - self.replicas, self.num_cpus)
         # No public call scales without a restart except over Ray's dashboard, which does not run here.
         controller = _get_global_client()._controller  # noqa: SLF001 - see above
         deployment = DeploymentID(name=self._handle.deployment_name, app_name=self.name)
@@ -206,7 +193,7 @@ class RayHost:
                 f"{self.name} was not deployed by this package, so it is scaled where it was: set num_replicas there.",
                 deployment=self.name,
             ) from None
-        self._replicas = num_replicas
+        self.replicas = num_replicas
         deadline = time.monotonic() + SCALE_PATIENCE_S
         while self._replica_states() != {ReplicaState.RUNNING: num_replicas}:
             if time.monotonic() > deadline:
@@ -227,16 +214,7 @@ class RayHost:
 
     def _prepare(self, truth: Truth) -> None:
         """Let every replica load a version; raises the first one's reason why it could not."""
-
-        def call() -> list[Any]:
-            response = self._handle.broadcast("prepare", truth)
-            return list(response.results(return_exceptions=True))
-
-        # A replica that died meanwhile counts for nothing: its replacement will read the truth.
-        try:
-            answers = [answer for answer in called_outside_loop(call) if not _is_of_a_dead_replica(answer)]
-        except DeploymentUnavailableError:
-            answers = []
+        answers = self._broadcast("prepare", truth, timeout_s=None)
         for answer in answers:
             if isinstance(answer, Failure):
                 error = DeployError(
@@ -245,13 +223,8 @@ class RayHost:
                 )
                 error.frames = answer.frames
                 raise error
-            if isinstance(answer, BaseException):
-                raise answer
         if not answers:
-            raise DeployError(
-                f"No replica of {self.name} is there to take the new version; try again in some seconds.",
-                deployment=self.name,
-            )
+            raise self._nobody_there()
 
     def _tell(self, truth: Truth) -> None:
         """Wait until every live replica serves what is the truth already."""
@@ -280,14 +253,30 @@ class RayHost:
     # -- talking to replicas --------------------------------------------------------------------
 
     def _describe(self) -> dict[str, Any]:
-        described: dict[str, Any] = self._broadcast("describe")[0]
-        return described
+        for described in self._broadcast("describe"):
+            return dict(described)
+        raise self._nobody_there()
 
-    def _broadcast(self, method: str, *args: Any) -> list[Any]:
+    def _nobody_there(self) -> DeployError:
+        return DeployError(
+            f"No replica of {self.name} answers now; try again in some seconds.", deployment=self.name
+        )
+
+    def _broadcast(self, method: str, *args: Any, timeout_s: float | None = CALL_TIMEOUT_S) -> list[Any]:
+        """Call a method on every live replica; one that dies meanwhile counts for nothing: it is being replaced."""
+
         def call() -> list[Any]:
-            return list(self._handle.broadcast(method, *args).results(timeout_s=CALL_TIMEOUT_S))
+            try:
+                response = self._handle.broadcast(method, *args)
+                return list(response.results(timeout_s=timeout_s, return_exceptions=True))
+            except DeploymentUnavailableError:
+                return []
 
-        return called_outside_loop(lambda: _unwrapped(call))
+        answers = [answer for answer in called_outside_loop(call) if not _is_of_a_dead_replica(answer)]
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise _own_error(answer)
+        return answers
 
     def _unpacked(self, method: str, argument: Any) -> list[tuple[str, Any]]:
         return [(replica, unpack(package)) for replica, package in self._broadcast(method, argument)]
@@ -345,7 +334,9 @@ def _unwrapped(call: Callable[[], T]) -> T:
     try:
         return call()
     except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, Exception):
-            raise cause from None
-        raise
+        raise _own_error(error) from None
+
+
+def _own_error(error: BaseException) -> BaseException:
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, Exception) else error

@@ -14,6 +14,7 @@ server: it goes to the log, under the same id.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import re
@@ -28,13 +29,13 @@ from starlette.responses import Response
 
 from airserve_nb._sentences import describe, printable
 from airserve_nb.batching.execution import FIRST_ERROR_STATUS, LAST_ERROR_STATUS, Answer
-from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.encoding import encode
 from airserve_nb.errors import BadOutputError, QueueFullError, RequestError
 from airserve_nb.http_adapters import RawRequest
 from airserve_nb.logbook import users_traceback
 from airserve_nb.telemetry import Recorder, RequestRecord
 from airserve_nb.version import Version, VersionSpec, numbered
+from airserve_nb.version_slot import VersionSlot
 
 __all__ = ["Endpoint"]
 
@@ -64,10 +65,9 @@ class _Exchange:
 
     __slots__ = ("answer", "arrived", "arrived_at", "client_id", "error", "request_id", "status", "version")
 
-    def __init__(self, request_id: str, version: Version) -> None:
+    def __init__(self, request_id: str) -> None:
         self.request_id = request_id
-        self.version = version
-        version.hold()
+        self.version: Version | None = None
         self.client_id = b""
         self.arrived = time.perf_counter()
         self.arrived_at = time.time()
@@ -75,13 +75,20 @@ class _Exchange:
         self.status = HTTP_OK
         self.error: str | None = None
 
+    def bind(self, version: Version) -> Version:
+        """Be answered by this version, whatever serves by then."""
+        version.hold()
+        self.version = version
+        return version
+
     def leave(self) -> None:
         """Note that nobody waits for the answer any more."""
         self.status, self.error = HTTP_CLIENT_LEFT, "The client left before the answer."
 
     def end(self, recorder: Recorder, replica: str) -> None:
         """Write down how it went, and let go of the version."""
-        self.version.release()
+        if self.version is not None:
+            self.version.release()
         total_ms = (time.perf_counter() - self.arrived) * 1e3
         answer = self.answer or _NO_ANSWER
         recorder.add_request(
@@ -95,7 +102,7 @@ class _Exchange:
                 predict_ms=answer.predict_ms,
                 overhead_ms=total_ms - answer.queue_ms - answer.predict_ms,
                 total_ms=total_ms,
-                version=self.version.name,
+                version=self.version.name if self.version is not None else "",
                 replica=replica,
                 error=self.error,
             )
@@ -119,6 +126,8 @@ class Endpoint:
         the server can be reached from this machine alone.
     echo_client_id
         Whether to return a client's ``X-Request-Id``; False where the host does so.
+    let_go
+        Called when a model has been let go to make room for the next one.
     """
 
     def __init__(
@@ -128,6 +137,7 @@ class Endpoint:
         replica: str | None = None,
         show_errors: bool = False,
         echo_client_id: bool = True,
+        let_go: Callable[[], object] = gc.collect,
     ) -> None:
         self.name = name
         self.replica = replica or secrets.token_hex(3)
@@ -136,72 +146,21 @@ class Endpoint:
         self._echo_client_id = echo_client_id
         self._next_request_id = numbered(f"r{self.replica}")
         self._next_batch_id = numbered(f"b{self.replica}")
-        self._version: Version | None = None
-        self._retiring: set[asyncio.Future[None]] = set()
+        self.versions = VersionSlot(self._new_version, name=name, let_go=let_go)
         self.logger = logging.getLogger(f"{logger.name}.{self.replica}")
         """Gets the tracebacks of this replica's failed predictions."""
 
-    # -- versions -------------------------------------------------------------------------------
+    def _new_version(self, spec: VersionSpec) -> Version:
+        return Version(spec, recorder=self.recorder, replica=self.replica, next_batch_id=self._next_batch_id)
 
     @property
     def version(self) -> Version | None:
-        """The version that serves; None before the first is loaded."""
-        return self._version
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request is under way and no old version is being ended."""
-        return not self._retiring and (self._version is None or not self._version.in_use)
-
-    def _not_loaded(self) -> tuple[str, list[tuple[bytes, bytes]]]:
-        return f"{self.name} has no model loaded now; try again in a moment.", [(b"retry-after", b"1")]
-
-    async def activate(self, spec: VersionSpec) -> None:
-        """Load a version beside the one that serves, then let it serve.
-
-        Raises what loading raised, and the old version goes on serving.
-        """
-        self.switch_to(await self.prepare(spec))
-
-    async def prepare(self, spec: VersionSpec) -> Version:
-        """Load a version beside the one that serves; :meth:`switch_to` lets it serve, ``retire`` lets it go.
-
-        Raises what loading raised.
-        """
-        version = Version(
-            spec, recorder=self.recorder, replica=self.replica, next_batch_id=self._next_batch_id
-        )
-        try:
-            await version.batcher.start()
-        except BaseException:
-            # Cancelled: a model that has been loaded by then must not stay.
-            version.batcher.give_up()
-            raise
-        return version
-
-    def switch_to(self, version: Version) -> None:
-        """Let a prepared version answer all requests from now on; the old one finishes those that it has."""
-        replaced, self._version = self._version, version
-        if replaced is not None:
-            self.discard(replaced)
-
-    def discard(self, version: Version) -> None:
-        """End a version after the requests that it has."""
-        retiring = asyncio.ensure_future(version.retire())
-        self._retiring.add(retiring)
-        retiring.add_done_callback(self._retiring.discard)
-
-    def set_batching(self, settings: BatchSettings) -> None:
-        """Let the version that serves batch by other limits, at once."""
-        if self._version is not None:
-            self._version.batcher.settings = settings
+        """The version that serves; None while there is none."""
+        return self.versions.version
 
     async def close(self) -> None:
         """Let the requests that are here be answered, then end the model threads."""
-        if self._version is not None:
-            self.discard(self._version)
-            self._version = None
-        await asyncio.gather(*self._retiring)
+        await self.versions.close()
 
     # -- ASGI -----------------------------------------------------------------------------------
 
@@ -228,20 +187,18 @@ class Endpoint:
             await self.refuse_early(
                 send, 405, f"{scope['method']} is not allowed here; use GET.", [_allow("GET")]
             )
-        elif self._version is None:
-            await self.refuse_early(send, 503, *self._not_loaded())
+        elif self.version is None:
+            missing = self.versions.not_loaded()
+            await self.refuse_early(send, missing.status, str(missing), _retry_after(missing))
         else:
-            await self._fastapi(self._version)(scope, receive, send)
+            await self._fastapi(self.version)(scope, receive, send)
 
     async def _serve_prediction(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in {"GET", "POST"}:
             sentence = f"{scope['method']} is not allowed here; use POST or GET."
             await self.refuse_early(send, 405, sentence, [_allow("GET, POST")])
             return
-        if self._version is None:
-            await self.refuse_early(send, 503, *self._not_loaded())
-            return
-        exchange = _Exchange(self._next_request_id(), self._version)
+        exchange = _Exchange(self._next_request_id())
         if self._echo_client_id:
             exchange.client_id = _client_id(scope)
         try:
@@ -262,9 +219,15 @@ class Endpoint:
     async def _guarded_answer(self, exchange: _Exchange, scope: Scope, body: bytes) -> Reply:
         """Answer, whatever an adapter or an encoder raises on its way."""
         try:
-            if exchange.version.adapter.read is None:
-                return await self._answer_through_fastapi(exchange, scope, body)
-            return await self._answer_raw(exchange, scope, body)
+            version = exchange.bind(self.version or await self.versions.take())
+            read = version.adapter.read
+            if read is None:
+                return await self._answer_through_fastapi(exchange, version, scope, body)
+            # Built in: without FastAPI.
+            value = read(RawRequest(body, scope["query_string"], scope["headers"]))
+            return await self._predict(exchange, version, value)
+        except RequestError as error:
+            return self._refuse(exchange, error)
         except BaseException as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
@@ -273,17 +236,9 @@ class Endpoint:
             failure.__cause__ = error
             return self._refuse(exchange, failure)
 
-    async def _answer_raw(self, exchange: _Exchange, scope: Scope, body: bytes) -> Reply:
-        """Answer through a built-in adapter, without FastAPI."""
-        read = exchange.version.adapter.read
-        assert read is not None  # noqa: S101 - the caller looked
-        try:
-            value = read(RawRequest(body, scope["query_string"], scope["headers"]))
-        except RequestError as error:
-            return self._refuse(exchange, error)
-        return await self._predict(exchange, value)
-
-    async def _answer_through_fastapi(self, exchange: _Exchange, scope: Scope, body: bytes) -> Reply:
+    async def _answer_through_fastapi(
+        self, exchange: _Exchange, version: Version, scope: Scope, body: bytes
+    ) -> Reply:
         """Answer through FastAPI, with the body read already; what it would send is handed back."""
         unread = [{"type": "http.request", "body": body, "more_body": False}]
         start: Message = {}
@@ -297,7 +252,7 @@ class Endpoint:
             start.update(message if message["type"] == "http.response.start" else {})
             parts.append(message.get("body", b""))
 
-        await self._fastapi(exchange.version)({**scope, EXCHANGE_KEY: exchange}, receive, send)
+        await self._fastapi(version)({**scope, EXCHANGE_KEY: exchange}, receive, send)
         headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
         return start["status"], headers, b"".join(parts)
 
@@ -307,7 +262,7 @@ class Endpoint:
         if app is None:
 
             async def answer(value: Any, request: Request) -> Response:
-                return _as_response(await self._predict(request.scope[EXCHANGE_KEY], value))
+                return _as_response(await self._predict(request.scope[EXCHANGE_KEY], version, value))
 
             def refuse(error: RequestError, request: Request) -> Response:
                 return _as_response(self._refuse(request.scope[EXCHANGE_KEY], error))
@@ -326,11 +281,10 @@ class Endpoint:
         RequestError
             What an HTTP client would have been answered.
         """
-        if self._version is None:
-            raise QueueFullError(self._not_loaded()[0])
-        exchange = _Exchange(self._next_request_id(), self._version)
+        exchange = _Exchange(self._next_request_id())
         try:
-            answer = await exchange.version.batcher.submit(value)
+            version = exchange.bind(self.version or await self.versions.take())
+            answer = await version.batcher.submit(value)
             exchange.answer = answer
             if answer.error is not None:
                 raise answer.error
@@ -346,9 +300,9 @@ class Endpoint:
         finally:
             exchange.end(self.recorder, self.replica)
 
-    async def _predict(self, exchange: _Exchange, value: Any) -> Reply:
+    async def _predict(self, exchange: _Exchange, version: Version, value: Any) -> Reply:
         try:
-            answer = await exchange.version.batcher.submit(value)
+            answer = await version.batcher.submit(value)
             exchange.answer = answer
             if answer.error is not None:
                 return self._refuse(exchange, answer.error)
@@ -394,8 +348,9 @@ class Endpoint:
         headers = [
             JSON_CONTENT,
             (b"x-airserve-request-id", exchange.request_id.encode()),
-            (b"x-airserve-version", exchange.version.name.encode()),
         ]
+        if exchange.version is not None:
+            headers.append((b"x-airserve-version", exchange.version.name.encode()))
         if exchange.client_id:
             headers.append((b"x-request-id", exchange.client_id))
         answer = exchange.answer

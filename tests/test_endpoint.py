@@ -551,7 +551,7 @@ def run_with(predictor: Any, talk: Callable[[Endpoint], Awaitable[Any]], **optio
 
     async def main() -> Any:
         endpoint = Endpoint("hidden", show_errors=False)
-        await endpoint.activate(make_spec(predictor, None, **options))
+        await endpoint.versions.activate(make_spec(predictor, None, **options))
         try:
             return await talk(endpoint)
         finally:
@@ -643,7 +643,7 @@ def test_a_swap_loses_no_request_that_arrives_slowly() -> None:
 
         slow = asyncio.create_task(converse(endpoint, receive))
         await asked.wait()
-        swapping = asyncio.create_task(endpoint.activate(make_spec(Echo, None)))
+        swapping = asyncio.create_task(endpoint.versions.activate(make_spec(Echo, None)))
         new = endpoint.version
         while endpoint.version is new:  # noqa: ASYNC110 - the endpoint tells nobody
             await asyncio.sleep(0)
@@ -668,7 +668,7 @@ def test_a_version_that_can_not_load_changes_nothing() -> None:
 
     async def swap(endpoint: Endpoint) -> Any:
         with pytest.raises(KeyError, match="weights"):
-            await endpoint.activate(make_spec(Broken, None))
+            await endpoint.versions.activate(make_spec(Broken, None))
         return await ask(endpoint)
 
     assert run_with(Echo, swap)[0] == 200

@@ -57,6 +57,7 @@ class LocalHost:
         self.name = name
         self._route_prefix = route_prefix
         self._endpoint = Endpoint(name, show_errors=True)
+        self._versions = self._endpoint.versions
         self.settings = spec.settings
         self._log = LogBook()
         self._endpoint.logger.addHandler(self._log)
@@ -95,10 +96,10 @@ class LocalHost:
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def swap(self, spec: VersionSpec, route_prefix: str | None = None) -> None:
+    def swap(self, spec: VersionSpec, route_prefix: str | None = None, *, overlap: bool = True) -> None:
         """Serve another version, at this route, from now on; on an error the old one goes on."""
         goes_on = f" {self.version} goes on serving." if self.version else ""
-        loading = asyncio.run_coroutine_threadsafe(self._endpoint.prepare(spec), self._loop)
+        loading = asyncio.run_coroutine_threadsafe(self._load(spec, overlap=overlap), self._loop)
         try:
             version = loading.result()
         except AirServeError:
@@ -115,17 +116,27 @@ class LocalHost:
         self.settings = spec.settings
         self._call(self._switch_to(version))
 
+    async def _load(self, spec: VersionSpec, *, overlap: bool) -> Version:
+        if not overlap:
+            await self._versions.vacate()
+        try:
+            return await self._versions.prepare(spec)
+        except BaseException:
+            await self._versions.restore()
+            raise
+
     async def _switch_to(self, version: Version) -> None:
-        self._endpoint.switch_to(version)
+        self._versions.switch_to(version)
 
     def _discard(self, loading: Future[Version]) -> None:
         if loading.exception() is None:
-            self._endpoint.discard(loading.result())
+            self._versions.discard(loading.result())
+            self._restoring = asyncio.ensure_future(self._versions.restore())
 
     def set_batching(self, changes: Mapping[str, Any]) -> None:
         """Batch by other limits from now on."""
         self.settings = self.settings.changed(changes)
-        self._loop.call_soon_threadsafe(self._endpoint.set_batching, self.settings)
+        self._loop.call_soon_threadsafe(self._versions.set_batching, self.settings)
 
     def scale(self, num_replicas: int) -> None:
         """Refuse: there is one."""
@@ -134,8 +145,8 @@ class LocalHost:
     @property
     def version(self) -> str | None:
         """The name of the version that serves."""
-        version = self._endpoint.version
-        return None if version is None else version.name
+        spec = self._versions.in_force
+        return None if spec is None else spec.version
 
     def is_on(self, port: int | None) -> bool:
         """Whether it listens on this port (None: any port)."""

@@ -21,6 +21,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -33,7 +34,7 @@ from airserve_nb.encoding import encode
 from airserve_nb.errors import BadOutputError, QueueFullError, RequestError
 from airserve_nb.http_adapters import RawRequest
 from airserve_nb.logbook import users_traceback
-from airserve_nb.telemetry import Recorder, RequestRecord
+from airserve_nb.telemetry import Cursor, Page, Recorder, ReplicaState, RequestRecord, preview
 from airserve_nb.version import Version, VersionSpec, numbered
 from airserve_nb.version_slot import VersionSlot
 
@@ -63,12 +64,16 @@ _NOT_IN_CLIENT_ID = re.compile(rb"[^A-Za-z0-9._:-]")
 class _Exchange:
     """One request on its way through the endpoint."""
 
-    __slots__ = ("answer", "arrived", "arrived_at", "client_id", "error", "request_id", "status", "version")
+    __slots__ = (
+        "answer", "arrived", "arrived_at", "client_id", "error", "payload", "reply", "request_id", "status", "version",
+    )  # fmt: skip
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
         self.version: Version | None = None
         self.client_id = b""
+        self.payload = b""
+        self.reply = b""
         self.arrived = time.perf_counter()
         self.arrived_at = time.time()
         self.answer: Answer | None = None
@@ -105,6 +110,8 @@ class _Exchange:
                 version=self.version.name if self.version is not None else "",
                 replica=replica,
                 error=self.error,
+                payload=self.payload,
+                answer=self.reply,
             )
         )
 
@@ -158,6 +165,23 @@ class Endpoint:
         """The version that serves; None while there is none."""
         return self.versions.version
 
+    def page(self, cursor: Cursor, limit: int | None = None) -> Page:
+        """Return the records that come after ``cursor``, and how this replica does now."""
+        page = self.recorder.since(cursor, limit)
+        version = self.versions.in_force
+        if version is None:
+            return page
+        settings = version.settings
+        waiting = 0 if self.version is None else len(self.version.batcher)
+        state = ReplicaState(
+            version.version,
+            settings.enabled,
+            settings.max_batch_size,
+            settings.batch_wait_timeout_s,
+            waiting,
+        )
+        return replace(page, state=state)
+
     async def close(self) -> None:
         """Let the requests that are here be answered, then end the model threads."""
         await self.versions.close()
@@ -204,7 +228,9 @@ class Endpoint:
         try:
             body = await _read_body(receive)
             exchange.arrived, exchange.arrived_at = time.perf_counter(), time.time()
+            exchange.payload = preview(body or scope["query_string"])
             status, headers, content = await self._guarded_answer(exchange, scope, body)
+            exchange.reply = preview(content)
         except (_ClientLeftError, asyncio.CancelledError) as error:
             # The host cancels when the client is gone.
             exchange.leave()

@@ -170,9 +170,7 @@ class Replica:
         """Return this replica's name and, packed, its next records since its cursor."""
         replica = self._endpoint.replica
         cursor = cursors.get(replica, Cursor())
-        return replica, _packed_to_fit(
-            lambda limit: self._endpoint.recorder.since(cursor, limit), PAGE_RECORDS
-        )
+        return replica, _packed_to_fit(lambda limit: self._endpoint.page(cursor, limit), PAGE_RECORDS)
 
     def log_entries(self, count: int) -> tuple[str, bytes]:
         """Return this replica's name and, packed, as many of its last log entries as fit."""

@@ -177,7 +177,7 @@ class LocalHost:
     def pages(self, cursors: Mapping[str, Cursor]) -> list[tuple[str, Page]]:
         """Return the records since the cursor."""
         replica = self._endpoint.replica
-        return [(replica, self._endpoint.recorder.since(cursors.get(replica, Cursor())))]
+        return [(replica, self._endpoint.page(cursors.get(replica, Cursor())))]
 
     def log_entries(self, count: int) -> list[tuple[str, list[str]]]:
         """Return the last log entries."""

@@ -30,6 +30,7 @@ from airserve_nb.errors import (
     ProbeError,
     QueueFullError,
     RequestError,
+    SloMissedError,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from airserve_nb.deploying import deploy, services, stop
     from airserve_nb.deployment import PredictorDeployment
     from airserve_nb.loadgen.result import ProbeResult
-    from airserve_nb.loadgen.run import probe
+    from airserve_nb.loadgen.run import probe, probe_async, start_probe
     from airserve_nb.predictor import Predictor
     from airserve_nb.predictors.xgboost import XGBoostCheckpoint, XGBoostPredictor
     from airserve_nb.service import Service
@@ -62,6 +63,7 @@ __all__ = [
     "QueueFullError",
     "RequestError",
     "Service",
+    "SloMissedError",
     "XGBoostCheckpoint",
     "XGBoostPredictor",
     "XGBoostTrainer",
@@ -69,7 +71,9 @@ __all__ = [
     "http_adapters",
     "load_ipython_extension",
     "probe",
+    "probe_async",
     "services",
+    "start_probe",
     "stop",
     "unload_ipython_extension",
 ]
@@ -91,7 +95,9 @@ _HOMES = {
     "XGBoostTrainer": "airserve_nb.trainers",
     "deploy": "airserve_nb.deploying",
     "probe": "airserve_nb.loadgen.run",
+    "probe_async": "airserve_nb.loadgen.run",
     "services": "airserve_nb.deploying",
+    "start_probe": "airserve_nb.loadgen.run",
     "stop": "airserve_nb.deploying",
 }
 

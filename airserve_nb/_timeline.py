@@ -2,8 +2,10 @@
 
 One bar a request, grey while it waits, in its batch's colour while the model predicts it. The members of a batch
 share one call of predict, so their coloured parts stand exactly below each other, and a strip with the batch's
-size and release reason holds them together. The colours are those of Okabe and Ito's palette that are told apart
-on white in every kind of colour blindness; neighbouring batches differ in lightness too.
+size and release reason holds them together. Neighbouring batches differ in lightness too.
+
+A bar that is thinner than a hair tells nothing, as of a probe that goes on for a minute. Then the picture shows how
+many requests were where, over time.
 """
 
 from __future__ import annotations
@@ -24,20 +26,21 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
-from airserve_nb._figure_base import axes_or_new, strip_down
+from airserve_nb._figure_base import COLORS, FAILED, axes_or_new, strip_down
+from airserve_nb._occupancy import draw_occupancy
 
 __all__ = ["timeline"]
 
 BATCH_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
-WAITING = "#A6A6A6"
-OTHER = "#E4E4E4"
-UNKNOWN = "#8FB8D4"
-FAILED = "#B3261E"
+WAITING, OTHER, UNKNOWN = COLORS["waiting"], COLORS["overhead"], COLORS["under way"]
 
 FEWEST_ROWS = 4
 """The picture has room for so many bars at least: a lone one would be a wall."""
 DENSE = 60
 """From so many requests on, bars touch: gaps would eat them."""
+MOST_BARS = 5_000
+THINNEST = 0.015
+"""Of the picture's width: what is shorter is no bar any more."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -69,22 +72,52 @@ def timeline(requests: pd.DataFrame, batches: pd.DataFrame, ax: Axes | None = No
     )
     rows["done"] = rows["done"].fillna(end)  # stopped while under way: open to the end
     scale, unit = (1.0, "s") if end >= 10 else (1000.0, "ms")  # noqa: PLR2004 - 10,000 ms is hard to read
-    groups = _groups(rows, batches)
-    _draw_bars(ax, rows, groups, scale)
-    _draw_failures(ax, rows, scale)
     strip_down(ax)
     ax.set_title(_timeline_title(requests, batches), loc="left", pad=26)
     ax.set_xlabel(f"time since the probe started ({unit})")
+    ax.set_xlim(0, end * scale * 1.01 or 1)
+    if is_dense(requests):
+        _draw_dense(ax, rows, batches, end, scale)
+    else:
+        _draw_each(ax, rows, batches, scale)
+    return ax
+
+
+def is_dense(requests: pd.DataFrame) -> bool:
+    """Return whether single requests would be too thin to see, so that the timeline shows how many there were."""
+    sent = requests.dropna(subset=["sent"])
+    if len(sent) <= DENSE:
+        return False
+    typical = float((sent["done"] - sent["sent"]).median())
+    span = float(sent["done"].max() - sent["sent"].min())
+    return len(sent) > MOST_BARS or typical < THINNEST * span
+
+
+def _draw_each(ax: Axes, rows: pd.DataFrame, batches: pd.DataFrame, scale: float) -> None:
+    """Draw one bar a request."""
+    groups = _groups(rows, batches)
+    _draw_bars(ax, rows, groups, scale)
+    _draw_failures(ax, rows, rows.index.to_numpy(float) + 1, scale)
     ax.set_ylabel("requests, by batch" if groups else "requests, as sent")
     ax.set_ylim(max(len(rows), FEWEST_ROWS) + 0.6, 0.4)
-    ax.set_xlim(0, end * scale * 1.01 or 1)
     few = len(rows) <= 12  # noqa: PLR2004 - more numbers than that stand too close
     ax.yaxis.set_major_locator(
         FixedLocator(range(1, len(rows) + 1)) if few else MaxNLocator(8, integer=True, steps=[1, 2, 5, 10])
     )
     _draw_strips(ax, groups)
-    _legend(ax, rows, groups)
-    return ax
+    _legend(ax, rows, _parts_of_bars(rows, groups))
+
+
+def _draw_dense(ax: Axes, rows: pd.DataFrame, batches: pd.DataFrame, end: float, scale: float) -> None:
+    """Draw how many requests were where."""
+    start = rows["batch_id"].map(batches.set_index("batch_id")["released"]) if len(batches) else np.nan
+    planned = rows["planned"] if "planned" in rows else rows["sent"]
+    shown = draw_occupancy(ax, rows.assign(start=start, planned=planned), end, scale)
+    _draw_failures(ax, rows, np.zeros(len(rows)), scale)
+    ax.set_ylabel("requests under way")
+    ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    words = {"predicting": "predicting (the running batch)"}
+    _legend(ax, rows, [(Patch(color=color), words.get(name, name)) for name, color in shown])
 
 
 def _ordered(requests: pd.DataFrame, batches: pd.DataFrame) -> pd.DataFrame:
@@ -174,15 +207,15 @@ def _bars(
     ax.add_collection(PolyCollection(vertices, facecolors=color, edgecolors="none", antialiased=half < 0.5))  # noqa: PLR2004
 
 
-def _draw_failures(ax: Axes, rows: pd.DataFrame, scale: float) -> None:
-    """Put a cross at the end of every bar without a successful answer."""
-    failed = rows[rows["outcome"] != "ok"]
-    if failed.empty:  # an unclipped line without points would count as one at the picture's corner
+def _draw_failures(ax: Axes, rows: pd.DataFrame, places: Floats, scale: float) -> None:
+    """Put a cross where every request without a successful answer ended."""
+    failed = (rows["outcome"] != "ok").to_numpy(bool)
+    if not failed.any():  # an unclipped line without points would count as one at the picture's corner
         return
     size = 6 if len(rows) < DENSE else 4
     ax.plot(
-        failed["done"] * scale,
-        failed.index + 1,
+        rows["done"].to_numpy(float)[failed] * scale,
+        places[failed],
         "x",
         color=FAILED,
         markersize=size,
@@ -233,18 +266,19 @@ def _rows_a_line(ax: Axes) -> float:
     return abs(high - low) / height_pt * 13
 
 
-def _legend(ax: Axes, rows: pd.DataFrame, groups: list[_Group]) -> None:
-    """Name the parts of a bar that are there, above the picture."""
-    entries: list[tuple[Any, str]] = []
+def _parts_of_bars(rows: pd.DataFrame, groups: list[_Group]) -> list[tuple[Any, str]]:
     if groups:
         colors = list(dict.fromkeys(group.color for group in groups))[:3]
-        entries = [
+        return [
             (Patch(color=WAITING), "waiting"),
             (tuple(Patch(color=color) for color in colors), "predicting (a colour a batch)"),
             (Patch(color=OTHER), "overhead"),
         ]
-    elif (rows["outcome"] == "ok").any():
-        entries = [(Patch(color=UNKNOWN), "answered")]
+    return [(Patch(color=UNKNOWN), "answered")] if (rows["outcome"] == "ok").any() else []
+
+
+def _legend(ax: Axes, rows: pd.DataFrame, entries: list[tuple[Any, str]]) -> None:
+    """Name the parts that are there, above the picture."""
     if (rows["outcome"] != "ok").any():
         entries.append(
             (Line2D([], [], color=FAILED, marker="x", linestyle="none", markeredgewidth=1.5), "failed")

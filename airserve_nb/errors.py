@@ -35,6 +35,7 @@ __all__ = [
     "ProbeError",
     "QueueFullError",
     "RequestError",
+    "SloMissedError",
 ]
 
 
@@ -93,6 +94,10 @@ class CellError(AirServeError, RuntimeError):
 
 class ProbeError(AirServeError, RuntimeError):
     """A probe can't be planned or run."""
+
+
+class SloMissedError(AirServeError, AssertionError):
+    """A probe's figures miss an objective that ``assert_slo`` was given."""
 
 
 class RequestError(AirServeError):

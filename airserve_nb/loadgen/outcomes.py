@@ -106,6 +106,10 @@ class Outcomes:
         """Return why each request got no answer; None where it got one."""
         return [None if number < 0 else self.errors[number] for number in self.error]
 
+    def not_kept(self) -> int:
+        """Return how many answers there were no room for."""
+        return sum(kept < 0 < status for kept, status in zip(self.length, self.status, strict=True))
+
     def to_bytes(self) -> tuple[dict[str, object], bytes]:
         """Return what goes into JSON, and the bytes that follow it."""
         head = {"count": len(self), "errors": self.errors, "texts": {name: getattr(self, name) for name in _TEXTS}}

@@ -31,6 +31,9 @@ CONNECT_AHEAD_S = 5.0
 """How long the start waits for connections at most: a host that swallows packets must not hold up the rest."""
 AHEAD = 64
 """So many connections of an open loop are opened before the clock starts; more as they are needed."""
+MOST_LANES = 20_000
+"""Connections at most: a host has some 28,000 ports for those to one server."""
+SPARE_FILES = 32
 LOOP_EVERY_S = 0.02
 """How often the event loop's own round is timed."""
 
@@ -48,7 +51,7 @@ class Sender:
             for _ in range(plan.requests or 0):
                 self.outcomes.add(math.nan)
         most = len(self.outcomes) or plan.concurrency or 1
-        self._most_lanes = min(plan.concurrency or most, most)
+        self._most_lanes = min(plan.concurrency or most, most, MOST_LANES, _files() - SPARE_FILES)
         self._address = Address(plan.messages[0].url)
         self._lanes = 0
         self._free: list[Connection] = []
@@ -317,6 +320,15 @@ class Sender:
             held_back=self._held_back,
             held_back_ms=self._held_back_s * 1000,
         )
+
+
+def _files() -> int:
+    """Return how many files this process may have open."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return 2**31
+    return int(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str:

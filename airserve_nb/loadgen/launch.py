@@ -118,12 +118,13 @@ class _Client:
 
     def run(self, plan: Plan, report: Report) -> Run:
         with self._log, self._process as process:
-            run = self._converse(plan, report)
-            if process.wait() != 0 or run is None:
+            line, data = self._converse(plan, report)
+            # A client that dies leaves half a result, so its exit status is asked before that is read.
+            if process.wait() != 0 or not line:
                 self._log.seek(0)
                 log = self._log.read().decode(errors="replace")
                 raise ProbeError(_crash_sentence(process.returncode, log))
-            return run
+            return Run.from_bytes(line, data)
 
     def stop(self) -> None:
         """Let it stop by closing its input; not before it has read its plan."""
@@ -135,7 +136,7 @@ class _Client:
     def kill(self) -> None:
         self._process.kill()
 
-    def _converse(self, plan: Plan, report: Report) -> Run | None:
+    def _converse(self, plan: Plan, report: Report) -> tuple[bytes, bytes]:
         if self._process.stdin is None or self._process.stdout is None:
             raise ProbeError("The probe's client was started without pipes; this is an error in airserve_nb.")
         # A process that dies while it reads its plan is reported by its exit status.
@@ -148,9 +149,9 @@ class _Client:
             self.stop()
         for line in self._process.stdout:
             if line.startswith(b'{"run"'):
-                return Run.from_bytes(line, self._process.stdout.read())
+                return line, self._process.stdout.read()
             report(json.loads(line)["progress"])
-        return None
+        return b"", b""
 
 
 def _start(log: int) -> subprocess.Popen[bytes]:

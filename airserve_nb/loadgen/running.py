@@ -143,7 +143,7 @@ class RunningProbe:
             wait([self._flight.future], left)
         return self._flight.future.result()
 
-    def cancel(self)(self) -> None:
+    def cancel(self) -> None:
         """Send nothing more and give up what is under way; ``result()`` then has what there is, soon."""
         self._flight.stop()
 

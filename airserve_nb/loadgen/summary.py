@@ -123,16 +123,14 @@ class ProbeSummary:
 
     def _client_remarks(self) -> list[str]:
         client, found = self.client, []
-        if self.client_limited and self.plan.kind == "open":
-            found.append(
-                f"The client was the limit: it sent requests {client.lag_p50_ms:.1f} ms late (median; p99 "
-                f"{client.lag_p99_ms:.1f} ms) and used {client.cpu_share:.0%} of a core, so the server may be faster."
-            )
-        elif self.client_limited:
-            found.append(
-                f"The client was the limit: its event loop took {client.loop_p50_ms:.1f} ms a round and "
-                f"{client.cpu_share:.0%} of a core, so the server may be faster."
-            )
+        if self.client_limited:
+            delay = f"its event loop took {client.loop_p50_ms:.1f} ms a round"
+            if self.plan.kind == "open":
+                delay = f"it sent requests {client.lag_p50_ms:.1f} ms late (median; p99 {client.lag_p99_ms:.1f} ms)"
+            cause = f"with {client.cpu_share:.0%} of a core in use"
+            if client.cpu_share < BUSY_SHARE:
+                cause = "because others kept this machine busy"
+            found.append(f"The client was the limit: {delay}, {cause}; the server may be faster than this.")
         if client.held_back:
             found.append(
                 f"{counted(client.held_back, 'request')} had to wait for one of {client.most_in_flight} in flight to end, "

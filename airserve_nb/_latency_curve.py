@@ -58,16 +58,24 @@ def latency_curve(
 
 def _curve(latencies: pd.Series[float]) -> tuple[Floats, Floats]:
     """Return how rare, as 1 / (1 - percentile), and how long."""
-    ordered = np.sort(latencies.to_numpy(float))
+    ordered: Floats = np.sort(latencies.to_numpy(dtype=np.float64))
     ranks = np.arange(len(ordered))
-    return len(ordered) / (len(ordered) - ranks), ordered
+    return np.asarray(len(ordered) / (len(ordered) - ranks)), ordered
 
 
 def _draw(ax: Axes, good: pd.DataFrame, name: str, color: str, style: str) -> None:
     if good.empty:
         return
     rarity, latency = _curve(good["total_ms"])
-    ax.plot(rarity, latency, color=color, linestyle=style, lw=2, drawstyle="steps-post", label=name or "from the planned send time")
+    ax.plot(
+        rarity,
+        latency,
+        color=color,
+        linestyle=style,
+        lw=2,
+        drawstyle="steps-post",
+        label=name or "from the planned send time",
+    )
     for share in MARKED:
         if len(good) * (1 - share) >= 1 - 1e-9 or share == MARKED[0]:
             value = float(good["total_ms"].quantile(share))
@@ -88,7 +96,15 @@ def _draw_service(ax: Axes, good: pd.DataFrame) -> None:
         return
     rarity, service = _curve(good["service_ms"])
     _, latency = _curve(good["total_ms"])
-    ax.plot(rarity, service, color="#7A7A7A", lw=1.4, linestyle="--", drawstyle="steps-post", label="from the real send time")
+    ax.plot(
+        rarity,
+        service,
+        color="#7A7A7A",
+        lw=1.4,
+        linestyle="--",
+        drawstyle="steps-post",
+        label="from the real send time",
+    )
     ax.fill_between(rarity, service, latency, step="post", color=LINES[0], alpha=0.12, linewidth=0)
 
 
@@ -113,7 +129,9 @@ def _title(requests: Mapping[str, pd.DataFrame]) -> str:
         good = frame.loc[frame["outcome"] == "ok", "total_ms"]
         if good.empty:
             continue
-        share = next(share for share in (0.99, 0.9, 0.5) if len(good) * (1 - share) >= 1 or share == MARKED[0])
+        share = next(
+            share for share in (0.99, 0.9, 0.5) if len(good) * (1 - share) >= 1 or share == MARKED[0]
+        )
         what = "Half" if share == MARKED[0] else f"{share:.0%}"
         within = f"within {good.quantile(share):,.0f} ms"
         texts.append(f"{name}: {within}" if name else f"{what} of {len(good):,} answers came {within}")

@@ -15,7 +15,7 @@ from airserve_nb._figure_base import COLORS
 
 __all__ = ["draw_occupancy", "mean_occupancy"]
 
-COLUMNS = 240
+COLUMNS = 150
 Floats = npt.NDArray[np.float64]
 
 
@@ -64,7 +64,7 @@ def draw_occupancy(ax: Axes, rows: pd.DataFrame, end: float, scale: float) -> li
     """
     edges = np.linspace(0, end or 1.0, COLUMNS + 1)
     parts = {name: mean_occupancy(*interval, edges) for name, interval in _intervals(rows).items()}
-    everything = mean_occupancy(*_columns(rows, "planned", "done"), edges)
+    everything = mean_occupancy(rows["planned"].to_numpy(float), rows["done"].to_numpy(float), edges)
     known = sum((parts[name] for name in ("predicting", "waiting", "not yet sent")), np.zeros(COLUMNS))
     rest = "overhead" if parts["predicting"].any() else "under way"
     parts[rest] = np.maximum(everything - known, 0)
@@ -75,7 +75,12 @@ def draw_occupancy(ax: Axes, rows: pd.DataFrame, end: float, scale: float) -> li
             continue
         top = base + height
         ax.fill_between(
-            edges * scale, np.append(base, base[-1]), np.append(top, top[-1]), step="post", color=COLORS[name], linewidth=0
+            edges * scale,
+            np.append(base, base[-1]),
+            np.append(top, top[-1]),
+            step="post",
+            color=COLORS[name],
+            linewidth=0,
         )
         base = top
         shown.append((name, COLORS[name]))

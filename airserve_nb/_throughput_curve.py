@@ -34,14 +34,24 @@ def throughput_curve(steps: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_yscale("log")
     for name, (color, marker, word) in LINES.items():
         known = steps.dropna(subset=[name, "requests_per_s"])
-        ax.plot(known["requests_per_s"], known[name], color=color, marker=marker, markersize=5, lw=1.8, label=word)
+        ax.plot(
+            known["requests_per_s"], known[name], color=color, marker=marker, markersize=5, lw=1.8, label=word
+        )
     top = steps[["p99_ms", "p50_ms"]].max(axis=1)
     for rate, reached, latency in zip(steps["rate"], steps["requests_per_s"], top, strict=True):
         if rate == rate and latency == latency:  # noqa: PLR0124 - not NaN
-            ax.annotate(f"{rate:g}", (reached, latency), xytext=(0, 6), textcoords="offset points", ha="center", fontsize="small", color="#6A6A6A")
+            ax.annotate(
+                f"{rate:g}",
+                (reached, latency),
+                xytext=(0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize="small",
+                color="#6A6A6A",
+            )
     best = knee(steps)
-    if best is not None:
-        _mark(ax, steps.loc[best])
+    if best is not None and best != steps.index[-1]:
+        _mark(ax, float(steps["requests_per_s"][best]))
     ax.set_title(_title(steps, best), loc="left")
     ax.set_xlabel("successful answers a second (at each point: the planned rate)")
     ax.set_ylabel("latency (ms)")
@@ -60,14 +70,14 @@ def knee(steps: pd.DataFrame) -> int | None:
     """Return the step at the knee; None with fewer than three steps, or without latencies."""
     latency = steps["p99_ms"] if steps["p99_ms"].notna().all() else steps["p50_ms"]
     power = (steps["requests_per_s"] / latency).dropna()
-    return int(power.idxmax()) if len(power) >= FEWEST else None
+    return int(power.to_numpy().argmax()) if len(power) >= FEWEST else None
 
 
-def _mark(ax: Axes, step: pd.Series[float]) -> None:
-    ax.axvline(step["requests_per_s"], color="#6A6A6A", linestyle=":", linewidth=1.4, zorder=0)
+def _mark(ax: Axes, reached: float) -> None:
+    ax.axvline(reached, color="#6A6A6A", linestyle=":", linewidth=1.4, zorder=0)
     ax.annotate(
         "knee",
-        (step["requests_per_s"], 0.02),
+        (reached, 0.02),
         xycoords=("data", "axes fraction"),
         xytext=(4, 2),
         textcoords="offset points",
@@ -81,6 +91,10 @@ def _title(steps: pd.DataFrame, best: int | None) -> str:
     most = steps["requests_per_s"].max()
     if best is None:
         return f"{most:,.0f} requests a second at most"
+    if best == steps.index[-1]:
+        return f"No knee up to {most:,.0f} requests a second: it takes more"
     step = steps.loc[best]
-    name = "p99" if step["p99_ms"] == step["p99_ms"] else "p50"  # noqa: PLR0124 - not NaN
-    return f"Up to {step['requests_per_s']:,.0f} requests a second, {name} stays at {step[f'{name}_ms']:,.0f} ms"
+    name = "p99" if step["p99_ms"] == step["p99_ms"] else "p50"
+    return (
+        f"Up to {step['requests_per_s']:,.0f} requests a second, {name} stays at {step[f'{name}_ms']:,.0f} ms"
+    )

@@ -17,13 +17,20 @@ __all__ = ["draw_parts", "mean_parts", "time_parts"]
 WINDOWS = 40
 ENOUGH = 200
 """Below so many requests a course over time would be noise: one bar then."""
-WORDS = {"late_ms": "not yet sent", "queue_ms": "waiting", "predict_ms": "predicting", "overhead_ms": "overhead"}
+WORDS = {
+    "late_ms": "not yet sent",
+    "queue_ms": "waiting",
+    "predict_ms": "predicting",
+    "overhead_ms": "overhead",
+}
 PHRASES = {
     "late_ms": "being held back at the client",
     "queue_ms": "waiting in the queue",
     "predict_ms": "being predicted",
     "overhead_ms": "on the way, outside queue and predict",
 }
+LEAST = 0.005
+"""Of the whole: what is less can't be seen."""
 HATCHES = {"late_ms": "//", "queue_ms": "", "predict_ms": "", "overhead_ms": ".."}
 Floats = npt.NDArray[np.float64]
 
@@ -79,10 +86,26 @@ def draw_parts(ax: Axes, labels: Sequence[str], means: pd.DataFrame) -> None:
     base = np.zeros(len(means))
     for name in _there(means):
         height = means[name].to_numpy(float)
-        ax.bar(range(len(means)), height, bottom=base, color=COLORS[WORDS[name]], width=0.7, hatch=HATCHES[name], edgecolor="#FFFFFF", linewidth=0)
+        ax.bar(
+            range(len(means)),
+            height,
+            bottom=base,
+            color=COLORS[WORDS[name]],
+            width=0.7,
+            hatch=HATCHES[name],
+            edgecolor="#FFFFFF",
+            linewidth=0,
+        )
         base += height
     for place, total in enumerate(base):
-        ax.annotate(f"{total:,.1f}", (place, total), xytext=(0, 3), textcoords="offset points", ha="center", fontsize="small")
+        ax.annotate(
+            f"{total:,.1f}",
+            (place, total),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontsize="small",
+        )
     ax.set_xticks(range(len(means)), labels)
     ax.set_xlim(-0.7, max(len(means), 2) - 0.3)
     ax.margins(y=0.1)
@@ -113,7 +136,7 @@ def _draw_course(ax: Axes, good: pd.DataFrame) -> None:
 def _there(means: pd.DataFrame) -> list[str]:
     """Return the parts that are worth a colour."""
     totals = means.sum()
-    return [name for name in WORDS if totals[name] > 0.005 * totals.sum()]  # noqa: PLR2004 - invisible
+    return [name for name in WORDS if totals[name] > LEAST * totals.sum()]
 
 
 def _legend(ax: Axes, names: Sequence[str]) -> None:

@@ -11,8 +11,7 @@ many requests were where, over time.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -24,14 +23,13 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
-from matplotlib.transforms import blended_transform_factory
 
+from airserve_nb._batch_strips import Group, draw_strips, groups_of
 from airserve_nb._figure_base import COLORS, FAILED, axes_or_new, strip_down
 from airserve_nb._occupancy import draw_occupancy
 
 __all__ = ["timeline"]
 
-BATCH_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 WAITING, OTHER, UNKNOWN = COLORS["waiting"], COLORS["overhead"], COLORS["under way"]
 
 FEWEST_ROWS = 4
@@ -39,6 +37,8 @@ FEWEST_ROWS = 4
 DENSE = 60
 """From so many requests on, bars touch: gaps would eat them."""
 MOST_BARS = 5_000
+LEAST_SHARE = 0.005
+"""What is less rounds to 0 %."""
 THINNEST = 0.015
 """Of the picture's width: what is shorter is no bar any more."""
 
@@ -95,7 +95,7 @@ def is_dense(requests: pd.DataFrame) -> bool:
 
 def _draw_each(ax: Axes, rows: pd.DataFrame, batches: pd.DataFrame, scale: float) -> None:
     """Draw one bar a request."""
-    groups = _groups(rows, batches)
+    groups = groups_of(rows, batches)
     _draw_bars(ax, rows, groups, scale)
     _draw_failures(ax, rows, rows.index.to_numpy(float) + 1, scale)
     ax.set_ylabel("requests, by batch" if groups else "requests, as sent")
@@ -104,7 +104,7 @@ def _draw_each(ax: Axes, rows: pd.DataFrame, batches: pd.DataFrame, scale: float
     ax.yaxis.set_major_locator(
         FixedLocator(range(1, len(rows) + 1)) if few else MaxNLocator(8, integer=True, steps=[1, 2, 5, 10])
     )
-    _draw_strips(ax, groups)
+    draw_strips(ax, groups)
     _legend(ax, rows, _parts_of_bars(rows, groups))
 
 
@@ -116,8 +116,31 @@ def _draw_dense(ax: Axes, rows: pd.DataFrame, batches: pd.DataFrame, end: float,
     _draw_failures(ax, rows, np.zeros(len(rows)), scale)
     ax.set_ylabel("requests under way")
     ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _tell_reasons(ax, batches)
     words = {"predicting": "predicting (the running batch)"}
     _legend(ax, rows, [(Patch(color=color), words.get(name, name)) for name, color in shown])
+
+
+def _tell_reasons(ax: Axes, batches: pd.DataFrame) -> None:
+    """Say, at the upper right, how many batches were released for which reason."""
+    reasons = batches["release_reason"].dropna().value_counts(normalize=True)
+    if reasons.empty:
+        return
+    shares = [
+        f"{str(reason).replace('_', ' ')} {share:.0%}"
+        for reason, share in reasons.items()
+        if share >= LEAST_SHARE
+    ]
+    text = "released: " + " · ".join(shares)
+    ax.annotate(
+        text,
+        (1, 1),
+        xycoords="axes fraction",
+        xytext=(0, 29),
+        textcoords="offset points",
+        ha="right",
+        fontsize="small",
+    )
 
 
 def _ordered(requests: pd.DataFrame, batches: pd.DataFrame) -> pd.DataFrame:
@@ -133,44 +156,7 @@ def _ordered(requests: pd.DataFrame, batches: pd.DataFrame) -> pd.DataFrame:
     return keyed.sort_values(["_start", "batch_id", "sent"], kind="stable", ignore_index=True)
 
 
-@dataclass(frozen=True)
-class _Group:
-    """The bars of one batch."""
-
-    rows: npt.NDArray[np.int64]
-    """Their places in the picture, ascending, from 0."""
-    start: float
-    """When predict began, in seconds."""
-    predict_s: float
-    color: str
-    label: str
-
-    def runs(self) -> Iterator[tuple[int, int]]:
-        """Yield first and last place of each stretch of neighbouring bars."""
-        for run in np.split(self.rows, np.flatnonzero(np.diff(self.rows) > 1) + 1):
-            yield int(run[0]), int(run[-1])
-
-
-def _groups(rows: pd.DataFrame, batches: pd.DataFrame) -> list[_Group]:
-    places = rows.groupby("batch_id", sort=False).indices
-    groups = []
-    for number, batch in enumerate(batches.sort_values("released", kind="stable").to_dict("records")):
-        if batch["batch_id"] in places:
-            reason = batch["release_reason"]
-            label = f"batch of {batch['batch_size']}"
-            groups.append(
-                _Group(
-                    rows=np.sort(places[batch["batch_id"]]),
-                    start=batch["released"],
-                    predict_s=batch["predict_ms"] / 1000,
-                    color=BATCH_COLORS[number % len(BATCH_COLORS)],
-                    label=f"{label} · {reason.replace('_', ' ')}" if isinstance(reason, str) else label,
-                )
-            )
-    return groups
-
-
-def _draw_bars(ax: Axes, rows: pd.DataFrame, groups: Iterable[_Group], scale: float) -> None:
+def _draw_bars(ax: Axes, rows: pd.DataFrame, groups: Iterable[Group], scale: float) -> None:
     """Draw, for each request: the whole bar, what it waited, what it was predicted."""
     half = 0.5 if len(rows) >= DENSE else 0.39
     sent, done = rows["sent"].to_numpy(float), rows["done"].to_numpy(float)
@@ -224,49 +210,7 @@ def _draw_failures(ax: Axes, rows: pd.DataFrame, places: Floats, scale: float) -
     )
 
 
-def _draw_strips(ax: Axes, groups: list[_Group]) -> None:
-    """Hold each batch together by a strip at the right edge; label them where there is room to name most."""
-    across = blended_transform_factory(ax.transAxes, ax.transData)
-    room = _rows_a_line(ax)
-    labels: list[tuple[float, str]] = []
-    for group in groups:
-        runs = list(group.runs())
-        for first, last in runs:
-            y = [first + 0.62, last + 1.38]
-            ax.plot(
-                [1.012] * 2,
-                y,
-                color=group.color,
-                lw=3,
-                solid_capstyle="butt",
-                transform=across,
-                clip_on=False,
-            )
-        first, last = max(runs, key=_length)
-        middle = (first + last) / 2 + 1
-        if not labels or middle - labels[-1][0] >= room:
-            labels.append((middle, group.label))
-    if 2 * len(labels) < len(groups):
-        return  # a choice of a few among many would only look like the truth
-    for middle, label in labels:
-        ax.text(1.026, middle, label, transform=across, va="center", ha="left", fontsize="small")
-
-
-def _length(run: tuple[int, int]) -> int:
-    return run[1] - run[0]
-
-
-def _rows_a_line(ax: Axes) -> float:
-    """Return how many bars are as high as a line of small text, by the size of the figure."""
-    figure = ax.get_figure(root=True)
-    height_pt = (
-        (figure.get_figheight() if figure is not None else 4.0) * 72 * 0.7
-    )  # titles and labels take the rest
-    low, high = ax.get_ylim()
-    return abs(high - low) / height_pt * 13
-
-
-def _parts_of_bars(rows: pd.DataFrame, groups: list[_Group]) -> list[tuple[Any, str]]:
+def _parts_of_bars(rows: pd.DataFrame, groups: list[Group]) -> list[tuple[Any, str]]:
     if groups:
         colors = list(dict.fromkeys(group.color for group in groups))[:3]
         return [

@@ -21,7 +21,8 @@ SERVING = (
     "checkpoint.py", "_checkpoint_", "predictor.py", "predictors/", "function_predictor.py", "http_adapters.py",
     "_adapter_", "_data.py", "encoding.py", "batching/", "telemetry.py", "logbook.py", "endpoint.py", "version.py",
     "truth.py", "follower.py",
-    "figures.py", "_figure_base.py", "_timeline.py", "errors.py", "engines/base.py", "engines/local.py",
+    "figures.py", "_figure_base.py", "_timeline.py", "_batch_strips.py", "_occupancy.py", "_latency_curve.py",
+    "_time_parts.py", "_throughput_curve.py", "_comparison_figure.py", "loadgen/", "errors.py", "engines/base.py", "engines/local.py",
     "engines/ports.py",
 )  # fmt: skip
 MAY_IMPORT_RAY = {

@@ -29,7 +29,9 @@ RARELY = 50_000
 """Objects between two collections: answers make no cycles, and going over them would look like a pause of the server."""
 
 
-async def execute(plan: Plan, stop: asyncio.Event, report: Callable[[dict[str, Any]], object] | None = None) -> Run:
+async def execute(
+    plan: Plan, stop: asyncio.Event, report: Callable[[dict[str, Any]], object] | None = None
+) -> Run:
     """Send every request of ``plan``.
 
     Parameters

@@ -42,7 +42,10 @@ class Comparison:
     def plot(self) -> Figure:
         """Draw the two latencies at each percentile in one picture, and where the time went beside it."""
         return figures.compare_figure(
-            {label: result.requests for label, result in zip(self.labels, (self.before, self.after), strict=True)}
+            {
+                label: result.requests
+                for label, result in zip(self.labels, (self.before, self.after), strict=True)
+            }
         )
 
     def __repr__(self) -> str:

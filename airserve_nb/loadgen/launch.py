@@ -110,7 +110,7 @@ class _Client:
     """The client's process."""
 
     def __init__(self) -> None:
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the run has ended, in its thread
         self._process = _start(self._log.fileno())
         self._lock = threading.Lock()
         self._has_plan = False

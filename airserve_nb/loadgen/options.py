@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import numbers
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -99,12 +98,14 @@ class LoadPlan:
         if self.arrivals == "given":
             return f"open loop, at given times{limit}"
         rates = " then ".join(f"{rate:g}" for rate in self.rates)
-        span = "" if self.duration_s is None else f" for {self.duration_s:g} s{' each' * (len(self.rates) > 1)}"
+        span = (
+            "" if self.duration_s is None else f" for {self.duration_s:g} s{' each' * (len(self.rates) > 1)}"
+        )
         name = "Poisson" if self.arrivals == "poisson" else "constant"
         return f"open loop, {rates} req/s ({name}){span}{limit}"
 
 
-def read_options(  # noqa: PLR0913 - the options of probe
+def read_options(
     *,
     requests: int | None = None,
     concurrency: int | None = None,
@@ -130,14 +131,14 @@ def read_options(  # noqa: PLR0913 - the options of probe
         raise ProbeError(
             f"There are both requests={requests} and duration={duration!r}, but either ends the probe; leave one out."
         )
-    limits = {"timeout_s": float(timeout_s), "concurrency": concurrency}
+    limits: dict[str, Any] = {"timeout_s": float(timeout_s), "concurrency": concurrency}
     if rate is not None:
         return _open(rate, requests, duration_s, arrivals, seed, limits)
     if not isinstance(arrivals, str):
         if requests is not None or duration_s is not None:
             raise ProbeError("The arrivals are given as times, so leave out requests and duration.")
         times = _times(arrivals)
-        return LoadPlan("open", arrivals="given", times=times, requests=len(times), **limits)  # type: ignore[arg-type] # a float and an int
+        return LoadPlan("open", arrivals="given", times=times, requests=len(times), **limits)
     if arrivals != "poisson":
         raise ProbeError(f"arrivals is {arrivals!r} and there is no rate; give one too, such as rate=100.")
     if concurrency is None and duration_s is not None:
@@ -145,7 +146,9 @@ def read_options(  # noqa: PLR0913 - the options of probe
             f"There is duration={duration!r} alone; say how to send, with rate=100 (requests a second) or concurrency=8."
         )
     kind: Literal["burst", "closed"] = "burst" if concurrency is None else "closed"
-    return LoadPlan(kind, requests=None if duration_s else _at_most(requests or 10), duration_s=duration_s, **limits)  # type: ignore[arg-type] # as above
+    return LoadPlan(
+        kind, requests=None if duration_s else _at_most(requests or 10), duration_s=duration_s, **limits
+    )
 
 
 def _open(
@@ -161,12 +164,10 @@ def _open(
         raise ProbeError("There are both a rate and the times of arrivals; leave one out.")
     if arrivals not in {"poisson", "constant"}:
         raise ProbeError(f'arrivals is {arrivals!r}; give "poisson", "constant" or a list of seconds.')
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ProbeError(f"seed is {seed!r}; give a whole number from 0 on.")
     if len(rates) > 1 and duration_s is None:
-        raise ProbeError(
-            'rate has several steps, so say how long each takes, such as duration="10s".'
-        )
+        raise ProbeError('rate has several steps, so say how long each takes, such as duration="10s".')
     if duration_s is None:
         requests = _at_most(requests or 10)
     else:
@@ -177,7 +178,9 @@ def _open(
     )
     planned = made.planned()
     if planned is None or not len(planned[0]):
-        raise ProbeError(f"At {sum(rates):g} req/s no request comes within {duration_s:g} s; give a longer duration.")
+        raise ProbeError(
+            f"At {sum(rates):g} req/s no request comes within {duration_s:g} s; give a longer duration."
+        )
     return made
 
 
@@ -201,7 +204,9 @@ def seconds(name: str, value: Any) -> float:
 def _rates(rate: Any) -> tuple[float, ...]:
     rates = list(rate) if isinstance(rate, Iterable) and not isinstance(rate, str) else [rate]
     if not rates:
-        raise ProbeError("rate is an empty list; give requests a second, such as rate=100 or rate=[50, 100, 200].")
+        raise ProbeError(
+            "rate is an empty list; give requests a second, such as rate=100 or rate=[50, 100, 200]."
+        )
     for one in rates:
         _check_positive("rate", one, "requests a second")
     return tuple(map(float, rates))
@@ -214,7 +219,7 @@ def _times(arrivals: Iterable[Any]) -> tuple[float, ...]:
         raise ProbeError("arrivals is an empty list; give at least one time, in seconds from the start.")
     _at_most(len(times))
     for one in times:
-        if isinstance(one, bool) or not isinstance(one, numbers.Real) or not 0 <= one < math.inf:
+        if isinstance(one, bool) or not isinstance(one, int | float | np.number) or not 0 <= one < math.inf:
             raise ProbeError(f"arrivals has {one!r}; give seconds from the start, 0 or more.")
     return tuple(map(float, times))
 
@@ -226,10 +231,10 @@ def _at_most(count: int) -> int:
 
 
 def _check_whole(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ProbeError(f"{name} is {value!r}; give a whole number from 1 on.")
 
 
 def _check_positive(name: str, value: Any, unit: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
         raise ProbeError(f"{name} is {value!r}; give a number of {unit} above 0.")

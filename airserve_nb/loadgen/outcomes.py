@@ -112,7 +112,11 @@ class Outcomes:
 
     def to_bytes(self) -> tuple[dict[str, object], bytes]:
         """Return what goes into JSON, and the bytes that follow it."""
-        head = {"count": len(self), "errors": self.errors, "texts": {name: getattr(self, name) for name in _TEXTS}}
+        head = {
+            "count": len(self),
+            "errors": self.errors,
+            "texts": {name: getattr(self, name) for name in _TEXTS},
+        }
         return head, b"".join([*(getattr(self, name).tobytes() for name in _NUMBERS), *self.bodies])
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from base64 import b64encode
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -64,9 +64,9 @@ class ProbeResult:
     """From the first sending to the end of the last request, in seconds."""
     interrupted: bool
     """Whether it was stopped before its end."""
-    plan: LoadPlan = LoadPlan("burst")
+    plan: LoadPlan = field(default_factory=lambda: LoadPlan("burst"))
     """How the requests were planned."""
-    client: ClientReport = ClientReport()
+    client: ClientReport = field(default_factory=ClientReport)
     """What the client says of itself."""
     records: ServerRecords | None = None
     """How the server's own records agree; None when it has none."""
@@ -115,7 +115,7 @@ class ProbeResult:
         """
         return Comparison(before=self, after=other, labels=labels)
 
-    def assert_slo(  # noqa: PLR0913 - each is an objective
+    def assert_slo(
         self,
         *,
         p50_ms: float | None = None,

@@ -60,10 +60,12 @@ def _list(sentences: list[str]) -> str:
 
 
 def _mark(summary: ProbeSummary) -> str:
-    words = [word for word, holds in (("interrupted", summary.interrupted), ("client-limited", summary.client_limited)) if holds]
-    return "".join(
-        f' &middot; <b style="color:var(--jp-error-color1,#d32f2f)">{word}</b>' for word in words
-    )
+    words = [
+        word
+        for word, holds in (("interrupted", summary.interrupted), ("client-limited", summary.client_limited))
+        if holds
+    ]
+    return "".join(f' &middot; <b style="color:var(--jp-error-color1,#d32f2f)">{word}</b>' for word in words)
 
 
 def _figures(summary: ProbeSummary) -> list[tuple[str, str]]:

@@ -64,12 +64,14 @@ def _tuple(value: Any) -> Any:
 
 
 def _columns(frame: pd.DataFrame) -> dict[str, Any]:
-    return {name: {"type": str(column.dtype), "values": _values(column)} for name, column in frame.items()}
+    return {
+        str(name): {"type": str(column.dtype), "values": _values(column)} for name, column in frame.items()
+    }
 
 
 def _values(column: pd.Series[Any]) -> list[Any]:
     if column.dtype.kind == "M":
-        return column.dt.as_unit("ns").astype("int64").tolist()
+        return list(column.dt.as_unit("ns").astype("int64"))
     values = column.astype(object)
     return values.where(values.notna(), None).tolist() if column.dtype.kind == "f" else values.tolist()
 
@@ -80,5 +82,7 @@ def _frame(columns: dict[str, Any]) -> pd.DataFrame:
 
 def _column(type: str, values: list[Any]) -> pd.Series[Any]:  # noqa: A002 - the key in the text
     if type.startswith("datetime"):
-        return pd.Series(pd.to_datetime(values, unit="ns", utc=True)).astype(type)
-    return pd.Series(values, dtype=object).astype(type)
+        moments: Any = pd.Series(pd.to_datetime(values, unit="ns", utc=True))
+        return moments.astype(type)  # type: ignore[no-any-return] # as below
+    made: Any = pd.Series(values, dtype=object)
+    return made.astype(type)  # type: ignore[no-any-return] # a Series of whatever the text says

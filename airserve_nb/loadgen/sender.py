@@ -13,16 +13,15 @@ planned for and the time it was sent, and both stay.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
-from array import array
 from collections import Counter, deque
 
 from airserve_nb.loadgen.address import Address
 from airserve_nb.loadgen.alarm import Alarm
-from airserve_nb.loadgen.outcomes import ClientReport, OutcomeKind, Outcomes, Run
+from airserve_nb.loadgen.outcomes import OutcomeKind, Outcomes, Run
 from airserve_nb.loadgen.plan import Plan
+from airserve_nb.loadgen.selfwatch import SelfWatch
 from airserve_nb.loadgen.wire import Connection, encoded
 
 __all__ = ["Sender"]
@@ -34,8 +33,6 @@ AHEAD = 64
 MOST_LANES = 20_000
 """Connections at most: a host has some 28,000 ports for those to one server."""
 SPARE_FILES = 32
-LOOP_EVERY_S = 0.02
-"""How often the event loop's own round is timed."""
 
 
 class Sender:
@@ -61,11 +58,7 @@ class Sender:
         self._next = 0
         self._zero = time.perf_counter()
         self._done = asyncio.Event()
-        self._lags = array("d")
-        self._rounds = array("d")
-        self._most_in_flight = 0
-        self._held_back = 0
-        self._held_back_s = 0.0
+        self._watch = SelfWatch()
         self.tally: Counter[OutcomeKind] = Counter()
         """How many requests have ended in each way so far."""
         self.recent_ms: list[float] = []
@@ -75,12 +68,11 @@ class Sender:
 
     async def run(self, stop: asyncio.Event) -> Run:
         """Send everything; when ``stop`` is set, nothing more, and what is under way is given up."""
-        loop = asyncio.get_running_loop()
         await self._connect_ahead()
         self._pacer, self._timer = Alarm(self._pump), Alarm(self._time_out)
         self._zero = time.perf_counter()
-        started_at, cpu = time.time(), time.process_time()
-        measuring = loop.call_later(LOOP_EVERY_S, self._time_the_loop)
+        started_at = time.time()
+        self._watch.start()
         self._start()
         waiting = [asyncio.ensure_future(self._done.wait()), asyncio.ensure_future(stop.wait())]
         try:
@@ -88,10 +80,9 @@ class Sender:
         finally:
             for future in waiting:
                 future.cancel()
-            measuring.cancel()
             interrupted = not self._done.is_set()
             elapsed_s = self.now()
-            cpu_share = (time.process_time() - cpu) / max(elapsed_s, 1e-9)
+            self._watch.stop()
             self._done.set()
             await self._close()
         ended = [moment for moment in self.outcomes.done if moment == moment]  # noqa: PLR0124 - not NaN
@@ -100,7 +91,7 @@ class Sender:
             started_at=started_at,
             elapsed_s=elapsed_s if interrupted or not ended else max(ended),
             interrupted=interrupted,
-            client=self._report(cpu_share),
+            client=self._watch.report(elapsed_s),
         )
 
     def now(self) -> float:
@@ -170,7 +161,7 @@ class Sender:
                 return
             request = self._next
             self._next += 1
-            self._lags.append(lag)
+            self._watch.lags.append(lag)
             if self._free:
                 self._launch(request, self._free.pop())
             elif self._lanes < self._most_lanes:
@@ -178,7 +169,7 @@ class Sender:
                 self._launch(request, None)
             else:
                 self._held.append(request)
-                self._held_back += 1
+                self._watch.held_back += 1
 
     def _go_on(self, connection: Connection | None) -> None:
         """Give a lane its next request, or rest it."""
@@ -200,11 +191,15 @@ class Sender:
             if not self._held:
                 return -1
             request = self._held.popleft()
-            self._held_back_s = max(self._held_back_s, self.now() - self.outcomes.planned[request])
+            self._watch.held(self.now() - self.outcomes.planned[request])
             return request
         now = self.now()
         limit, until = self._plan.requests, self._plan.duration_s
-        if (limit is not None and self._next >= limit) or (until is not None and now >= until) or self._done.is_set():
+        if (
+            (limit is not None and self._next >= limit)
+            or (until is not None and now >= until)
+            or self._done.is_set()
+        ):
             return -1
         request = self._next
         self._next += 1
@@ -224,7 +219,7 @@ class Sender:
             self._flying[request] = asyncio.ensure_future(self._connect(request))
         else:
             self._send(request, connection)
-        self._most_in_flight = max(self._most_in_flight, len(self._flying))
+        self._watch.most_in_flight = max(self._watch.most_in_flight, len(self._flying))
 
     def _send(self, request: int, connection: Connection) -> None:
         self._flying[request] = connection
@@ -252,7 +247,9 @@ class Sender:
         self.tally[kind] += 1
         if headers:
             outcomes.timing[request] = _text(headers, b"server-timing")
-            outcomes.request_id[request] = _text(headers, b"x-airserve-request-id") or _text(headers, b"x-request-id")
+            outcomes.request_id[request] = _text(headers, b"x-airserve-request-id") or _text(
+                headers, b"x-request-id"
+            )
             outcomes.version[request] = _text(headers, b"x-airserve-version")
             outcomes.location[request] = _text(headers, b"location")
         start = outcomes.sent[request] if self._plan.planned is None else outcomes.planned[request]
@@ -291,36 +288,6 @@ class Sender:
                 carrier.abort() if isinstance(carrier, Connection) else carrier.cancel()
                 self._fail(request, "timeout", f"No answer within {self._plan.timeout_s:g} s.")
 
-    # -- the client itself ----------------------------------------------------------------------
-
-    def _time_the_loop(self) -> None:
-        """Time one round of the event loop, all of its reading and writing included."""
-        loop = asyncio.get_running_loop()
-
-        def begin() -> None:
-            loop.call_soon(end, time.perf_counter())
-
-        def end(began: float) -> None:
-            self._rounds.append(time.perf_counter() - began)
-            if not self._done.is_set():
-                loop.call_later(LOOP_EVERY_S, self._time_the_loop)
-
-        loop.call_soon(begin)
-
-    def _report(self, cpu_share: float) -> ClientReport:
-        lags, rounds = sorted(self._lags), sorted(self._rounds)
-        return ClientReport(
-            lag_p50_ms=_percentile_ms(lags, 0.5),
-            lag_p99_ms=_percentile_ms(lags, 0.99),
-            lag_max_ms=_percentile_ms(lags, 1),
-            loop_p50_ms=_percentile_ms(rounds, 0.5),
-            loop_p99_ms=_percentile_ms(rounds, 0.99),
-            cpu_share=cpu_share,
-            most_in_flight=self._most_in_flight,
-            held_back=self._held_back,
-            held_back_ms=self._held_back_s * 1000,
-        )
-
 
 def _files() -> int:
     """Return how many files this process may have open."""
@@ -333,7 +300,3 @@ def _files() -> int:
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str:
     return headers.get(name, b"").decode("latin-1")
-
-
-def _percentile_ms(ascending: list[float], share: float) -> float:
-    return ascending[min(int(share * len(ascending)), len(ascending) - 1)] * 1000 if ascending else 0.0

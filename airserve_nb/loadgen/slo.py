@@ -33,9 +33,17 @@ def check_slo(
     """
     if not limits and error_rate is None and requests_per_s is None:
         raise ProbeError("There is no objective; give one, such as assert_slo(p99_ms=50, error_rate=0.001).")
-    missed = [*_errors(summary, error_rate), *_latencies(summary, limits), *_throughput(summary, requests_per_s)]
+    missed = [
+        *_errors(summary, error_rate),
+        *_latencies(summary, limits),
+        *_throughput(summary, requests_per_s),
+    ]
     if missed:
-        limited = " The client was the limit, so the server may be better than that." if summary.client_limited else ""
+        limited = (
+            " The client was the limit, so the server may be better than that."
+            if summary.client_limited
+            else ""
+        )
         raise SloMissedError(f"{target} missed {'; '.join(missed)}.{limited}", deployment=target)
 
 
@@ -52,7 +60,9 @@ def _latencies(summary: ProbeSummary, limits: Mapping[str, float]) -> list[str]:
                 f"{needed:,} or more."
             )
         if ms > limit:
-            missed.append(f"{name} of {limit:g} ms: it was {ms:.1f} ms of {counted(summary.samples, 'answer')}")
+            missed.append(
+                f"{name} of {limit:g} ms: it was {ms:.1f} ms of {counted(summary.samples, 'answer')}"
+            )
     return missed
 
 
@@ -64,7 +74,9 @@ def _errors(summary: ProbeSummary, limit: float | None) -> list[str]:
     failed = asked - summary.ok
     if failed > limit * asked:
         most = f", mostly: {summary.most_frequent_error.rstrip('.')}" if summary.most_frequent_error else ""
-        return [f"error rate of {limit:g}: {failed} of {counted(asked, 'request')} failed ({failed / asked:.3g}){most}"]
+        return [
+            f"error rate of {limit:g}: {failed} of {counted(asked, 'request')} failed ({failed / asked:.3g}){most}"
+        ]
     if asked == 0 or 0 < limit < 1 / asked:
         raise ProbeError(
             f"{counted(asked, 'request')} without a failure can't show an error rate of {limit:g} or less; it takes "

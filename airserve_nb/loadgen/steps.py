@@ -45,5 +45,7 @@ def _row(
         "predict_ms": float(good["predict_ms"].mean()),
         "overhead_ms": float(good["overhead_ms"].mean()),
         # Each request knows its batch's size, so a batch of n is seen n times: a harmonic mean counts it once.
-        "mean_batch_size": len(batched) / float((1 / batched["batch_size"]).sum()) if len(batched) else math.nan,
+        "mean_batch_size": len(batched) / float((1 / batched["batch_size"]).sum())
+        if len(batched)
+        else math.nan,
     }

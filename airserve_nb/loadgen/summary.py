@@ -146,7 +146,9 @@ class ProbeSummary:
                 "a replica died with them, or they are more than are kept."
             )
         if self.answers_not_kept:
-            found.append(f"The answers of {counted(self.answers_not_kept, 'request')} were not kept: they are too big.")
+            found.append(
+                f"The answers of {counted(self.answers_not_kept, 'request')} were not kept: they are too big."
+            )
         return found
 
     def _outcomes(self) -> str:
@@ -171,8 +173,7 @@ class ProbeSummary:
     def _latencies(self) -> list[str]:
         if self.p50_ms is None:
             return []
-        known = ", ".join(f"{one.name} {one.ms:.1f} ms" for one in self.percentiles if one.ms is not None)
-        sentences = [f"Latency: {known}."]
+        sentences = [f"Latency: {_known(self.percentiles)}."]
         if self.plan.kind == "open" and self.service_percentiles[0].ms is not None:
             sentences = [self._open_latencies()]
         if not math.isnan(self.mean_predict_ms):
@@ -183,10 +184,8 @@ class ProbeSummary:
         return sentences
 
     def _open_latencies(self) -> str:
-        texts = []
-        for percentiles in (self.percentiles, self.service_percentiles):
-            texts.append(", ".join(f"{one.name} {one.ms:.1f} ms" for one in percentiles if one.ms is not None))
-        return f"Latency from the planned send time: {texts[0]} (from the real one: {texts[1]})."
+        planned, real = _known(self.percentiles), _known(self.service_percentiles)
+        return f"Latency from the planned send time: {planned} (from the real one: {real})."
 
     def _error(self) -> str:
         if self.connection_errors == self.requests:
@@ -239,8 +238,14 @@ def summarise(
     )
 
 
+def _known(percentiles: tuple[Percentile, ...]) -> str:
+    return ", ".join(f"{one.name} {one.ms:.1f} ms" for one in percentiles if one.ms is not None)
+
+
 def _percentiles(latencies: pd.Series[float]) -> tuple[Percentile, ...]:
-    return tuple(Percentile(name, percentile(latencies, share), len(latencies)) for name, share in PERCENTILES.items())
+    return tuple(
+        Percentile(name, percentile(latencies, share), len(latencies)) for name, share in PERCENTILES.items()
+    )
 
 
 def percentile(latencies: pd.Series[float], share: float) -> float | None:

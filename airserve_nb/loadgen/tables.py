@@ -27,8 +27,29 @@ from airserve_nb.loadgen.outcomes import Outcomes, Run
 __all__ = ["BATCH_COLUMNS", "REQUEST_COLUMNS", "batch_table", "request_table"]
 
 REQUEST_COLUMNS = (
-    *("request_id", "step", "planned", "sent", "first_byte", "done", "status", "outcome", "batch_id", "batch_size"),
-    *("queue_ms", "predict_ms", "overhead_ms", "service_ms", "total_ms", "version", "replica", "answer", "error"),
+    *(
+        "request_id",
+        "step",
+        "planned",
+        "sent",
+        "first_byte",
+        "done",
+        "status",
+        "outcome",
+        "batch_id",
+        "batch_size",
+    ),
+    *(
+        "queue_ms",
+        "predict_ms",
+        "overhead_ms",
+        "service_ms",
+        "total_ms",
+        "version",
+        "replica",
+        "answer",
+        "error",
+    ),
 )
 BATCH_COLUMNS = (
     *("batch_id", "batch_size", "rows", "released", "released_at", "predict_ms", "release_reason"),
@@ -52,9 +73,13 @@ def request_table(run: Run, steps: Sequence[int] | npt.NDArray[np.int64] | None 
         The step of each; None: all are of step 0.
     """
     outcomes = run.outcomes
-    times = {name: np.array(getattr(outcomes, name), dtype=float) for name in ("planned", "sent", "first_byte", "done")}
+    times = {
+        name: np.array(getattr(outcomes, name), dtype=float)
+        for name in ("planned", "sent", "first_byte", "done")
+    }
     server = pd.DataFrame(
-        [_server_part(text) for text in outcomes.timing], columns=["batch_id", "batch_size", "queue_ms", "predict_ms"]
+        [_server_part(text) for text in outcomes.timing],
+        columns=["batch_id", "batch_size", "queue_ms", "predict_ms"],
     )
     service_ms = (times["done"] - times["sent"]) * 1000
     queue_ms, predict_ms = (server[name].to_numpy(float) for name in ("queue_ms", "predict_ms"))
@@ -175,7 +200,9 @@ def batch_table(requests: pd.DataFrame, run: Run, records: pd.DataFrame | None) 
             "batch_size": groups["batch_size"].max(),
             "version": groups["version"].first(),
             "told_ms": groups["predict_ms"].max(),
-            "earliest": (members["sent"] + members["queue_ms"].fillna(0) / 1000).groupby(members["batch_id"]).max(),
+            "earliest": (members["sent"] + members["queue_ms"].fillna(0) / 1000)
+            .groupby(members["batch_id"])
+            .max(),
             "first_byte": groups["first_byte"].min(),
         }
     )
@@ -197,7 +224,15 @@ def batch_table(requests: pd.DataFrame, run: Run, records: pd.DataFrame | None) 
     return frame.sort_values("released", kind="stable", ignore_index=True)
 
 
-_RECORDED = ("rows", "released_at", "predict_ms", "release_reason", "queue_depth", "other_signatures", "replica")
+_RECORDED = (
+    "rows",
+    "released_at",
+    "predict_ms",
+    "release_reason",
+    "queue_depth",
+    "other_signatures",
+    "replica",
+)
 
 
 def _by_batch(records: pd.DataFrame) -> pd.DataFrame:

@@ -225,7 +225,7 @@ def test_a_limit_in_an_open_loop_is_told(server: ToyServer, run: Runner) -> None
     held = plan(server.url, ["hang", "ok", "ok"], timeout_s=0.3)
     result = run(replace(held, concurrency=1))
     assert kinds(result) == ["timeout", "ok", "ok"]
-    assert server.most_in_flight == 1
+    assert result.client.most_in_flight == 1
     assert result.client.held_back == 2
     assert result.client.held_back_ms >= 300
     assert list(result.outcomes.planned) == [0.0] * 3

@@ -88,7 +88,7 @@ def main() -> None:
     gc.set_threshold(RARELY, 20, 100)
     with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
         run = runner.run(_execute_until_input_ends(plan))
-    sys.stdout.buffer.write(run.to_bytes())
+    _write(run.to_bytes())
 
 
 def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -109,11 +109,18 @@ async def _execute_until_input_ends(plan: Plan) -> Run:
             loop.call_soon_threadsafe(stop.set)
 
     def report(progress: dict[str, Any]) -> None:
-        sys.stdout.buffer.write(json.dumps({"progress": progress}).encode() + b"\n")
-        sys.stdout.buffer.flush()
+        _write(json.dumps({"progress": progress}).encode() + b"\n")
 
     threading.Thread(target=wait_for_end, daemon=True, name="airserve-probe-stop").start()
     return await execute(plan, stop, report)
+
+
+def _write(data: bytes) -> None:
+    """Write all of it: with PYTHONUNBUFFERED a single write to a pipe may take only a part."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[sys.stdout.buffer.write(rest) :]
+    sys.stdout.buffer.flush()
 
 
 def _allow_many_connections() -> None:

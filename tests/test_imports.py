@@ -20,7 +20,7 @@ NOTEBOOK = {"IPython", "ipywidgets", "anywidget", "traitlets"}
 SERVING = (
     "checkpoint.py", "_checkpoint_", "predictor.py", "predictors/", "function_predictor.py", "http_adapters.py",
     "_adapter_", "_data.py", "encoding.py", "batching/", "telemetry.py", "logbook.py", "endpoint.py", "version.py",
-    "truth.py", "follower.py",
+    "truth.py", "follower.py", "diagnosis.py", "_diagnosis_",
     "figures.py", "_figure_base.py", "_timeline.py", "errors.py", "engines/base.py", "engines/local.py",
     "engines/ports.py",
 )  # fmt: skip

@@ -29,6 +29,7 @@ __all__ = [
     "CellError",
     "CheckpointError",
     "DeployError",
+    "FitError",
     "OptionError",
     "PredictFailedError",
     "PredictorError",
@@ -93,6 +94,10 @@ class CellError(AirServeError, RuntimeError):
 
 class ProbeError(AirServeError, RuntimeError):
     """A probe can't be planned or run."""
+
+
+class FitError(AirServeError, ValueError):
+    """What was measured does not allow the conclusion that was asked for."""
 
 
 class RequestError(AirServeError):

@@ -178,7 +178,7 @@ def _measured(batches: pd.DataFrame | Iterable[BatchRecord]) -> tuple[Floats, Fl
         times = np.array([record.predict_ms for record in records], dtype=float)
         fine = np.array([record.error is None for record in records], dtype=bool)
     rows, times, fine = np.asarray(rows, float), np.asarray(times, float), np.asarray(fine, bool)
-    fine &= np.isfinite(rows) & np.isfinite(times) & (rows >= 1) & (times > 0)
+    fine = fine & np.isfinite(rows) & np.isfinite(times) & (rows >= 1) & (times > 0)
     return rows[fine], times[fine] / 1e3
 
 

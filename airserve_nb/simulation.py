@@ -4,26 +4,24 @@
 each replica, with a model of which only the time is known that a batch of so many rows takes.
 
 What is modelled: the policy, exactly; one model a replica, which predicts one batch at a time and takes the next one
-at the moment it is free; and the routing of Ray Serve, which picks two replicas at random for each request and
-takes the one with fewer requests in it, waiting or being predicted, as if their numbers were known at once and
-exactly. (The fast ingress takes the least busy of all, which does at least as well.) What is not: clients
-that give up, full queues, failures, the time that HTTP and encoding take, unless given as ``overhead_ms``, and cores
-that replicas share.
+at the moment it is free; and the routing, by the number of requests that each replica has in it, waiting or being
+predicted, known at once and exactly. Ray Serve's own router picks two replicas at random and takes the one
+with fewer (``routing="two_choices"``); its fast ingress, HAProxy, takes the one with the fewest of all, in turn where
+several have as few (``"least_busy"``). What is not modelled: clients that give up, full queues, failures, cores
+that replicas share, and the time that HTTP and encoding take, unless it is given as ``overhead_ms``.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from airserve_nb.batching.policy import BatchQueue, Waiting
+from airserve_nb._virtual_clock import Log, Routing, run
 from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.errors import OptionError
 from airserve_nb.service_time import timer
@@ -108,7 +106,7 @@ class Simulation:
         parts = {"p50": self.p50_ms, "p90": self.p90_ms, "p99": self.p99_ms}
         known = ", ".join(f"{name} {value:.1f} ms" for name, value in parts.items() if value is not None)
         return (
-            f"{self.requests} requests at {self.requests_per_s:.4g}/s on {self.replicas} replica(s): mean {self.mean_ms:.1f} ms"
+            f"{self.requests} requests at {self.requests_per_s:.4g}/s on {_replicas(self.replicas)}: mean {self.mean_ms:.1f} ms"
             f"{', ' if known else ''}{known}, {self.mean_batch_size:.1f} requests a batch, models busy {self.utilisation:.0%}."
         )
 
@@ -116,7 +114,11 @@ class Simulation:
         return f"<Simulation: {self}>"
 
 
-def simulate(
+def _replicas(count: int) -> str:
+    return "1 replica" if count == 1 else f"{count} replicas"
+
+
+def simulate(  # noqa: PLR0913 - the parameters of a model, all but two of them optional
     service_time: Any,
     rate: float | Sequence[float] | Floats,
     max_batch_size: int = 10,
@@ -126,6 +128,7 @@ def simulate(
     requests: int = 100_000,
     seed: int = 0,
     overhead_ms: float = 0.0,
+    routing: Routing = "two_choices",
 ) -> Simulation:
     """Run the batching policy under a virtual clock; a million requests take some ten seconds.
 
@@ -148,6 +151,9 @@ def simulate(
     overhead_ms
         Added to each latency: what HTTP, adapter and encoding take.
 
+    routing
+        Which replica gets a request; see the module.
+
     Raises
     ------
     OptionError
@@ -156,12 +162,18 @@ def simulate(
     Examples
     --------
     >>> simulate((0.020, 0.0002), rate=400, max_batch_size=32, requests=10_000)
-    <Simulation: 10000 requests at 400/s on 1 replica(s): mean 33.0 ms, p50 32.4 ms, p90 43.3 ms, p99 50.5 ms, 8.7 requests a batch, models busy 100%.>
+    <Simulation: 10000 requests at 402.3/s on 1 replica: mean 32.9 ms, p50 32.9 ms, p90 41.5 ms, p99 44.1 ms, 8.7 requests a batch, models busy 100%.>
     """
     settings = BatchSettings(max_batch_size=max_batch_size, batch_wait_timeout_s=batch_wait_timeout_s)
+    if not 0 <= overhead_ms < math.inf:
+        raise OptionError(f"overhead_ms is {overhead_ms!r}, but must be milliseconds, 0 or more.")
+    if routing not in get_args(Routing):
+        raise OptionError(
+            f"routing is {routing!r}, but must be one of {', '.join(map(repr, get_args(Routing)))}."
+        )
     arrivals = _arrivals(rate, requests, seed)
-    log = _Log()
-    _run(arrivals.tolist(), settings, _whole("replicas", replicas), timer(service_time, seed), log, seed)
+    count, time_of, log = _whole("replicas", replicas), timer(service_time, seed), Log()
+    run(arrivals.tolist(), settings, count, time_of, log, routing, seed)
     order = np.array(log.members)
     latencies = np.empty(len(arrivals))
     latencies[order] = np.repeat(log.ended, log.sizes) - arrivals[order]
@@ -198,120 +210,6 @@ def _arrivals(rate: float | Sequence[float] | Floats, requests: int, seed: int) 
             "The arrival times in rate must be one or more finite numbers of seconds, ascending."
         )
     return times
-
-
-@dataclass
-class _Log:
-    """What is kept of the batches."""
-
-    members: list[int] = field(default_factory=list)
-    """The requests' numbers, batch by batch."""
-    sizes: list[int] = field(default_factory=list)
-    ended: list[float] = field(default_factory=list)
-    reasons: dict[str, int] = field(default_factory=dict)
-    busy_s: float = 0.0
-
-
-class _Replica:
-    """One queue and one model."""
-
-    __slots__ = ("busy", "free_since", "inside", "last_size", "log", "next_at", "queue", "time_of")
-
-    def __init__(self, settings: BatchSettings, time_of: Callable[[int], float], log: _Log) -> None:
-        self.queue = BatchQueue(settings)
-        self.time_of = time_of
-        self.log = log
-        self.busy = False
-        self.free_since = 0.0
-        self.inside = 0
-        """Requests that wait or are being predicted."""
-        self.last_size = 0
-        self.next_at = math.inf
-        """When something happens next, if nothing arrives."""
-
-    def add(self, now: float, number: int) -> bool:
-        """Take a request in; True when ``next_at`` is another than before."""
-        self.inside += 1
-        queue = self.queue
-        queue.add(Waiting(now, None, 1, number))
-        if self.busy or self.next_at <= now:
-            return False
-        ready_at = queue.ready_at()
-        assert ready_at is not None  # noqa: S101 - there is one in it
-        next_at = max(now, ready_at)
-        changed = next_at < self.next_at
-        self.next_at = next_at
-        return changed
-
-    def step(self, now: float) -> None:
-        """Let the model be free, if it was busy, and take the next batch, if one is ready."""
-        if self.busy:
-            self.busy = False
-            self.inside -= self.last_size
-            self.free_since = now
-        release = self.queue.take(now, self.free_since)
-        if release is None:
-            ready_at = self.queue.ready_at()
-            self.next_at = math.inf if ready_at is None else ready_at
-            return
-        members, log = release.members, self.log
-        size = self.last_size = len(members)
-        takes = self.time_of(size)
-        self.busy = True
-        self.next_at = now + takes
-        log.members.extend([member.payload for member in members])
-        log.sizes.append(size)
-        log.ended.append(self.next_at)
-        log.reasons[release.reason] = log.reasons.get(release.reason, 0) + 1
-        log.busy_s += takes
-
-
-def _run(
-    arrivals: list[float],
-    settings: BatchSettings,
-    count: int,
-    time_of: Callable[[int], float],
-    log: _Log,
-    seed: int,
-) -> None:
-    """Let all requests arrive and be answered."""
-    replicas = [_Replica(settings, time_of, log) for _ in range(count)]
-    choose = _router(replicas, seed)
-    events: list[tuple[float, int]] = []
-    numbers = {id(replica): number for number, replica in enumerate(replicas)}
-
-    def happen() -> None:
-        now, number = heapq.heappop(events)
-        replica = replicas[number]
-        if replica.next_at == now:  # or a full batch left before its wait was over
-            replica.step(now)
-            if replica.next_at < math.inf:
-                heapq.heappush(events, (replica.next_at, number))
-
-    for number, time in enumerate(arrivals):
-        # Requests that arrive at the same moment as a model is free ride along.
-        while events and events[0][0] < time:
-            happen()
-        replica = choose()
-        if replica.add(time, number):
-            heapq.heappush(events, (replica.next_at, numbers[id(replica)]))
-    while events:
-        happen()
-
-
-def _router(replicas: list[_Replica], seed: int) -> Callable[[], _Replica]:
-    """Return the function that chooses a replica: of two picked at random the one with fewer requests."""
-    count = len(replicas)
-    if count == 1:
-        return lambda: replicas[0]
-    pick = random.Random(seed).random  # noqa: S311 - a simulation's
-
-    def choose() -> _Replica:
-        first, other = int(pick() * count), int(pick() * (count - 1))
-        one, two = replicas[first], replicas[other + (other >= first)]
-        return one if one.inside <= two.inside else two
-
-    return choose
 
 
 def inoue_bound(rate: float, fixed_s: float, per_row_s: float) -> float:

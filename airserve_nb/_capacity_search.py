@@ -55,7 +55,11 @@ class Search:
 
     def __init__(self, service_time: Any, rate: float, p99_ms: float, overhead_ms: float, seed: int) -> None:
         for name, value in (("rate", rate), ("p99_ms", p99_ms)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float | np.number)
+                or not 0 < value < math.inf
+            ):
                 raise OptionError(f"{name} is {value!r}, but must be a number, more than 0.")
         self.service_time = service_time
         self.rate = rate
@@ -164,9 +168,10 @@ class Search:
         return self._point(size, count, whole=True)
 
     def _same(self, size: int, count: int, whole: bool) -> CapacityPoint | None:
-        """Return the point of a larger limit that no batch came to: with this limit all goes the same way."""
-        for (larger, replicas, all_of_them), point in self.points.items():
-            if (replicas, all_of_them) == (count, whole) and larger > size >= point.largest_batch:
+        """Return a point of another limit if no batch comes to the smaller of the two: all goes the same way then."""
+        for (limit, replicas, all_of_them), point in self.points.items():
+            untouched = point.largest_batch < limit or limit > size
+            if (replicas, all_of_them) == (count, whole) and untouched and point.largest_batch <= size:
                 return point
         return None
 

@@ -26,7 +26,7 @@ WINDOW_S = 10.0
 """What is older than this says little of now."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Diagnosis:
     """Both answers; printed, it is one or two sentences."""
 
@@ -37,6 +37,9 @@ class Diagnosis:
 
     def __str__(self) -> str:
         return self.size.sentence if self.latency is None else f"{self.size.sentence} {self.latency.sentence}"
+
+    def __repr__(self) -> str:
+        return f"<Diagnosis: {self}>"
 
 
 def diagnose(

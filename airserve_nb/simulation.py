@@ -14,6 +14,7 @@ that replicas share, and the time that HTTP and encoding take, unless it is give
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
@@ -191,20 +192,24 @@ def simulate(  # noqa: PLR0913 - the parameters of a model, all but two of them 
 
 
 def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise OptionError(f"{name} is {value!r}, but must be a whole number, 1 or more.")
-    return value
+    return int(value)
 
 
-def _arrivals(rate: float | Sequence[float] | Floats, requests: int, seed: int) -> Floats:
-    if isinstance(rate, int | float):
-        if not 0 < rate < math.inf:
+def _arrivals(rate: Any, requests: int, seed: int) -> Floats:
+    """Return the times at which requests arrive, ascending, in seconds."""
+    if isinstance(rate, numbers.Real):
+        if rate is True or not 0 < float(rate) < math.inf:
             raise OptionError(
                 f"rate is {rate!r}, but must be requests a second, more than 0, or arrival times."
             )
-        gaps = np.random.default_rng(seed).exponential(1 / rate, _whole("requests", requests))
+        gaps = np.random.default_rng(seed).exponential(1 / float(rate), _whole("requests", requests))
         return np.cumsum(gaps)
-    times = np.asarray(rate, dtype=float)
+    try:
+        times = np.asarray(rate, dtype=float)
+    except (TypeError, ValueError):
+        raise OptionError(f"rate is {rate!r}, but must be requests a second, or arrival times.") from None
     if times.ndim != 1 or not len(times) or not np.isfinite(times).all() or (np.diff(times) < 0).any():
         raise OptionError(
             "The arrival times in rate must be one or more finite numbers of seconds, ascending."

@@ -55,6 +55,19 @@ class TestPlan:
         assert whole[min(whole)] > 80 >= whole[plan.replicas] > whole[max(whole)]
         assert plan.best in plan.points
 
+    def test_limits_that_no_batch_comes_to(self, plan: CapacityPlan) -> None:
+        """Where a limit is never reached its figures are taken over from another one, and they are the true ones."""
+        alike = [
+            point
+            for point in plan.points
+            if point.whole and point.replicas == plan.replicas and point.largest_batch <= 128
+        ]
+        assert len({point.max_batch_size for point in alike}) > 1
+        for point in alike:
+            assert p99_ms(point.replicas, point.max_batch_size, seed=0) == pytest.approx(
+                point.p99_ms, rel=0.02
+            )
+
     def test_a_simulated_setting_is_true(self, plan: CapacityPlan) -> None:
         """A point has the figures that the simulation of its setting gives."""
         best = plan.best
@@ -69,7 +82,7 @@ class TestPlan:
 
     def test_a_model_without_gain(self) -> None:
         """Where batches gain nothing, replicas have to do it: at least as many as the load keeps busy."""
-        plan = plan_capacity((0.0, 0.010), 500, 60, largest_batch=8)
+        plan = plan_capacity((0.0, 0.010), 500, 60, largest_batch=2)
         assert 5 < plan.replicas <= 8
 
     def test_the_same_seed_gives_the_same_plan(self) -> None:

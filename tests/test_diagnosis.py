@@ -6,6 +6,7 @@ import heapq
 import itertools
 import math
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airserve_nb import Predictor, probe
 from airserve_nb.batching.policy import BatchQueue, Release, Waiting
 from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.diagnosis import Diagnosis, diagnose, records_from_frames
@@ -63,13 +65,13 @@ class Run:
         self._when_answered: Callable[[], None] = lambda: None
         self.now = 0.0
 
-    def at(self, time: float, action: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (time, next(self._numbers), action))
+    def at(self, moment: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (moment, next(self._numbers), action))
 
     def open_loop(self, rate: float, seconds: float = 5.0, seed: int = 0) -> Run:
         gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds))
-        for time in np.cumsum(gaps).tolist():
-            self.at(time, self.arrive)
+        for moment in np.cumsum(gaps).tolist():
+            self.at(moment, self.arrive)
         return self.finish()
 
     def bursts(self, size: int, every_s: float, seconds: float = 5.0) -> Run:
@@ -504,3 +506,26 @@ def test_any_run_is_explained(
     check(found)
     documented: Iterable[str] = re.findall(r"``(\w+)``", str(diagnose.__doc__))
     assert found.size.cause in set(documented)
+
+
+def test_a_real_run(serve_local: Any) -> None:
+    """A service on the local engine, probed by fewer clients than a batch holds: its records and frames say so."""
+
+    class Slow(Predictor):
+        @classmethod
+        def from_checkpoint(cls, checkpoint: Any, **_kwargs: Any) -> Slow:
+            return cls()
+
+        def predict(self, data: Any, **_kwargs: Any) -> Any:
+            time.sleep(0.03)
+            return data
+
+    service = serve_local(Slow, max_batch_size=16)
+    result = probe(service, {"array": [1.0]}, requests=60, concurrency=3)
+    of_probe = records_from_frames(result.requests, result.batches)
+    of_service = records_from_frames(service.requests(), service.batches())
+    for records in (of_probe, of_service):
+        found = diagnose(*records, BatchSettings(max_batch_size=16), concurrency=3)
+        check(found)
+        assert found.size.cause == "few_clients"
+        assert found.latency is not None

@@ -216,6 +216,8 @@ class TestResult:
         [
             ({"rate": 0}, "rate is 0"),
             ({"rate": math.nan}, "rate is nan"),
+            ({"rate": True}, "rate is True"),
+            ({"rate": "fast"}, "rate is 'fast'"),
             ({"rate": [1.0, 0.5]}, "ascending"),
             ({"rate": []}, "arrival times"),
             ({"rate": 10, "replicas": 0}, "replicas is 0"),

@@ -127,7 +127,7 @@ def _few_clients(case: Case) -> Finding | None:
     if clients is None or clients >= size or not case.alternate(clients / facts.replicas):
         return None
     among = f" on {facts.replicas} replicas" if facts.replicas > 1 else ""
-    what = f"Never were more than {count(clients, 'request')} under way at once{among}"
+    what = f"Never {'was' if clients == 1 else 'were'} more than {count(clients, 'request')} under way at once{among}"
     sentence = f"{what}, so no batch can reach max_batch_size={size} unless clients send more at a time."
     figures = {"in_flight": float(clients), "mean_size": facts.mean_size, "replicas": float(facts.replicas)}
     return Finding("few_clients", sentence, figures, "concurrency")
@@ -139,7 +139,7 @@ def _split(case: Case) -> Finding | None:
         return None
     clients = case.in_flight
     figures = {"replicas": float(facts.replicas), "mean_size": facts.mean_size}
-    advice = "fewer replicas or more load would make them larger"
+    advice = "fewer replicas or more load would make batches larger"
     if clients is not None and case.alternate(clients / facts.replicas):
         each = clients / facts.replicas
         what = (

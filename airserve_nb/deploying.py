@@ -6,6 +6,7 @@ Names of deployments are unique in a kernel; deploying under a name again replac
 from __future__ import annotations
 
 import dataclasses
+import re
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, get_args
@@ -14,7 +15,7 @@ from airserve_nb import _deploy_options as options
 from airserve_nb.engines.base import Host, Progress, silent
 from airserve_nb.engines.ports import check_port
 from airserve_nb.errors import DeployError
-from airserve_nb.hosting import Engine, Ingress, Place, host
+from airserve_nb.hosting import Engine, Ingress, Place, host, left_running
 from airserve_nb.service import Service
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     route_prefix: str | None = None,
     port: int | None = None,
     ingress: Ingress = "auto",
+    address: str | None = None,
     code: str | None = None,
     progress: Progress = silent,
 ) -> Service:
@@ -94,6 +96,10 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         By default 8000, or the next free one. All deployments of a Ray share one port.
     ingress
         ``haproxy`` (fast, Linux), ``python`` (Ray's own), or ``auto``: the first where it can be had.
+    address
+        A Ray cluster that runs already, to serve there: ``auto`` (``RAY_ADDRESS``, or what runs on this machine),
+        ``host:port`` or ``ray://host:port``. By default a Ray of this kernel's own, or the one that it is
+        connected to. What is served there goes on when this kernel ends.
     code
         The code to remember as the deployment's definition.
     progress
@@ -117,6 +123,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     if num_replicas is not None:
         options.check_replicas(num_replicas, engine)
     options.check_cpus(num_cpus, engine)
+    options.check_address(address, engine)
     check_port(port)
     prefix = options.checked_route(route_prefix if route_prefix is not None else f"/{name}")
     shorthand = {
@@ -140,6 +147,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         num_cpus=num_cpus,
         port=port,
         ingress=ingress,
+        address=address,
     )
     with _deploying:
         return _deploy(spec, place, code=code, example=example, progress=progress)
@@ -149,15 +157,14 @@ def _deploy(
     spec: VersionSpec, place: Place, *, code: str | None, example: Any, progress: Progress
 ) -> Service:
     name = place.name
+    service = _services.get(name) or _taken_over(place, progress)
     number = _version_numbers.get(name, 0) + 1
     spec = dataclasses.replace(spec, version=f"v{number}")
     # Even if it fails: two versions of one name could not be told apart.
     _version_numbers[name] = number
-    service = _services.get(name)
     if service is None:
         hosted = host(spec, place, progress=progress)
-        service = Service(hosted, when_stopped=lambda: _services.pop(name, None))
-        _services[name] = service
+        service = _kept(Service(hosted, when_stopped=lambda: _services.pop(name, None)))
     else:
         try:
             hosted = host(
@@ -173,6 +180,22 @@ def _deploy(
     service._now_serves(  # noqa: SLF001 - as above
         spec, hosted, code=code, example=example, note=_note(hosted, place.ingress)
     )
+    return service
+
+
+def _taken_over(place: Place, progress: Progress) -> Service | None:
+    """Take over what an earlier kernel of the same user left running on a cluster."""
+    left = left_running(place, progress=progress)
+    if left is None:
+        return None
+    number = re.fullmatch(r"v([0-9]+)(\..*)?", left.version or "")
+    if number is not None:
+        _version_numbers[place.name] = max(_version_numbers.get(place.name, 0), int(number[1]))
+    return _kept(Service(left, when_stopped=lambda: _services.pop(place.name, None)))
+
+
+def _kept(service: Service) -> Service:
+    _services[service.name] = service
     return service
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from airserve_nb.endpoint import Endpoint
 from airserve_nb.errors import DeployError
-from airserve_nb.truth import Truth, TruthFolder
+from airserve_nb.truth import Truth, TruthAwayError, TruthHome
 from airserve_nb.version import Version, VersionSpec
 
 __all__ = ["Follower"]
@@ -22,6 +22,9 @@ __all__ = ["Follower"]
 # A replica that has just started may take requests before whoever swaps knows of it, for as long as Serve needs to
 # tell of it. Until then it looks at the truth before each answer; from then on it is told.
 YOUTH_S = 10.0
+# An actor that died is there again in seconds.
+START_PATIENCE_S = 30.0
+RETRY_S = 0.2
 
 
 class Follower:
@@ -31,7 +34,7 @@ class Follower:
     ----------
     endpoint
         Where versions are prepared and switched.
-    folder
+    home
         Where the truth is kept.
     adapt
         Changes a version's description to fit this replica, such as its GPU.
@@ -40,11 +43,11 @@ class Follower:
     def __init__(
         self,
         endpoint: Endpoint,
-        folder: TruthFolder,
+        home: TruthHome,
         *,
         adapt: Callable[[VersionSpec], VersionSpec] = lambda spec: spec,
     ) -> None:
-        self.folder = folder
+        self.home = home
         self._endpoint = endpoint
         self._adapt = adapt
         self._serving: Truth | None = None
@@ -53,6 +56,17 @@ class Follower:
         # One change at a time, in the order in which they were asked for.
         self._changing = asyncio.Lock()
         self._young_until = math.inf
+
+    async def start(self) -> bool:
+        """Serve what is confirmed; whether anything is. Waits for a home that is away, which may be starting again."""
+        deadline = time.monotonic() + START_PATIENCE_S
+        while True:
+            try:
+                return await self.catch_up() > 0
+            except TruthAwayError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(RETRY_S)
 
     def begin_youth(self) -> None:
         """Count from now, when requests may come, the time in which a swap may not know of this replica."""
@@ -92,18 +106,18 @@ class Follower:
         """Serve what is confirmed, and return its generation; raises what loading raised."""
         async with self._changing:
             # Again after loading, which takes its time: there may be a newer truth by then.
-            while (truth := self._newer_truth()) is not None:
+            while (truth := await self._newer_truth()) is not None:
                 try:
                     await self._serve(truth)
                 except FileNotFoundError:
                     # Deleted while it was about to be loaded, because there are newer ones.
-                    if self.folder.read() == truth:
+                    if await self.home.look() == truth:
                         raise
             return self.generation
 
     async def before_answer(self) -> None:
         """Catch up if there is a newer truth; a version that is only being prepared is not waited for."""
-        if time.monotonic() <= self._young_until and self._newer_truth() is not None:
+        if time.monotonic() <= self._young_until and await self._newer_truth() is not None:
             await self.catch_up()
 
     async def look_again(self) -> None:
@@ -111,8 +125,14 @@ class Follower:
         if not self._changing.locked():
             await self.catch_up()
 
-    def _newer_truth(self) -> Truth | None:
-        truth = self.folder.read()
+    async def _newer_truth(self) -> Truth | None:
+        try:
+            truth = await self.home.look()
+        except TruthAwayError:
+            if self._serving is None:
+                raise
+            # What serves goes on, and looks again with the next health check.
+            return None
         return truth if truth is not None and truth.generation > self.generation else None
 
     async def _serve(self, truth: Truth) -> None:
@@ -141,5 +161,5 @@ class Follower:
 
     async def _load(self, truth: Truth) -> Version:
         # In a thread: what is unpickled may import a framework for seconds.
-        spec = await asyncio.to_thread(self.folder.load, truth)
+        spec = await asyncio.to_thread(self.home.load, truth)
         return await self._endpoint.prepare(self._adapt(spec))

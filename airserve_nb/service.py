@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from airserve_nb._deploy_options import check_replicas
+from airserve_nb._deploy_options import check_address, check_replicas
 from airserve_nb.collector import Collector
 from airserve_nb.engines.base import Host
 from airserve_nb.errors import DeployError
@@ -59,21 +59,28 @@ class Service:
         """One sentence that its user should know, or None."""
 
     @classmethod
-    def connect(cls, app: str = "default") -> Service:
+    def connect(cls, app: str = "default", address: str | None = None) -> Service:
         """Return a Service for a deployment that was made with ``ray.serve.run``, or by an earlier kernel.
 
         Parameters
         ----------
         app
-            The name of the Serve application.
+            The name of the Serve application, or of the deployment.
+        address
+            The Ray cluster that it runs on, as for :func:`deploy`; by default the one that this kernel is
+            connected to.
 
         Raises
         ------
         DeployError
-            When no such application runs, or it is not a ``PredictorDeployment``.
+            When no such application runs, or it is not a ``PredictorDeployment``, or the cluster can't be attached to.
         """
         from airserve_nb.engines import ray as ray_engine
+        from airserve_nb.engines import ray_attach
 
+        check_address(address, "ray")
+        if address is not None:
+            ray_attach.attach(address)
         return cls(ray_engine.connect(app))
 
     # -- what it is -----------------------------------------------------------------------------

@@ -188,9 +188,9 @@ def _taken_over(place: Place, progress: Progress) -> Service | None:
     left = left_running(place, progress=progress)
     if left is None:
         return None
-    number = re.fullmatch(r"v([0-9]+)(\..*)?", left.version or "")
-    if number is not None:
-        _version_numbers[place.name] = max(_version_numbers.get(place.name, 0), int(number[1]))
+    names = [str(left.version), *(str(row["version"]) for row in left.recall())]
+    numbers = [int(found[1]) for name in names if (found := re.fullmatch(r"v([0-9]+)", name))]
+    _version_numbers[place.name] = max([_version_numbers.get(place.name, 0), *numbers])
     return _kept(Service(left, when_stopped=lambda: _services.pop(place.name, None)))
 
 

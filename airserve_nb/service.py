@@ -53,7 +53,9 @@ class Service:
         self._stopped = False
         self._last_logs: list[tuple[str, list[str]]] = []
         self._history = History()
-        self.example: Any = None
+        self._history.retell(host.recall(), live=host.version)
+        live = self._history.live
+        self.example: Any = None if live is None else live.example
         """A request body that the endpoint takes, or None."""
         self.note = note
         """One sentence that its user should know, or None."""
@@ -264,6 +266,7 @@ class Service:
             )
         self._host.swap(before.spec)
         self._history.live, self.example = before, before.example
+        self._host.remember(self._history.told())
 
     def versions(self) -> pd.DataFrame:
         """Return one row a version that was deployed in this kernel.
@@ -289,6 +292,7 @@ class Service:
         """Note that ``host`` serves a version of this deployment from now on."""
         before, self._host = self._host, host
         self._history.add(spec, code=code, example=example)
+        host.remember(self._history.told())
         self.example, self.note = example, note
         # A local server that took the version over, and a Serve application, are the new one's now.
         if before is not host and not (before.engine == host.engine == "ray"):

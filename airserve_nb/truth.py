@@ -28,6 +28,7 @@ from airserve_nb.version import VersionSpec
 __all__ = ["Truth", "TruthAwayError", "TruthFolder", "TruthHome", "unpickled"]
 
 _FILE = "truth.json"
+_NOTES = "notes.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,12 @@ class TruthHome(Protocol):
 
     def forget_all_but(self, payloads: set[str]) -> None:
         """Delete the versions that nobody will ask for any more."""
+
+    def notes(self) -> str | None:
+        """Return what a kernel noted for those that come after it; None before the first note."""
+
+    def note(self, text: str) -> None:
+        """Replace the notes."""
 
 
 class _Apart(pickle.Unpickler):
@@ -150,6 +157,17 @@ class TruthFolder:
         for file in self.path.glob("*.version"):
             if file.name not in payloads:
                 file.unlink(missing_ok=True)
+
+    def notes(self) -> str | None:
+        """Return what a kernel noted for those that come after it; None before the first note."""
+        try:
+            return (self.path / _NOTES).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def note(self, text: str) -> None:
+        """Replace the notes."""
+        self._write(_NOTES, text.encode())
 
     def _write(self, name: str, content: bytes) -> None:
         """Write a file in one step: a reader finds all of it, or the one before."""

@@ -84,7 +84,7 @@ def attach(address: str, *, progress: Progress = silent) -> None:
         return
     progress(f"Attaching to the Ray cluster at {found} ...")
     # Ray sets them, and reads them no more once it is connected.
-    with ray_cluster.environment({}, "RAY_AUTH_MODE", "RAY_CLIENT_MODE", "PYTHONBREAKPOINT"), ray_cluster.quiet_logs():
+    with ray_cluster.environment({}, "RAY_AUTH_MODE", "PYTHONBREAKPOINT"), ray_cluster.quiet_logs():
         _probe(found)
         _connect(found)
     # Handles go on telling of their connections, from threads, hence in whichever cell ran last.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import warnings
@@ -25,7 +26,7 @@ from airserve_nb.errors import DeployError
 from airserve_nb.replica import Failure, unpack
 from airserve_nb.telemetry import Cursor, Page
 from airserve_nb.truth import Truth, TruthAwayError, TruthHome
-from airserve_nb.version import VersionSpec
+from airserve_nb.version import KeptVersion, VersionSpec
 
 __all__ = ["RayHost", "called_outside_loop", "refuse_what_has_no_room"]
 
@@ -85,6 +86,7 @@ class RayHost:
         self.settings: BatchSettings = described["settings"] or BatchSettings()
         # Which payload each version has, to go back to: pickled again, it would take the globals of that later time.
         self._payloads: dict[str, str] = {}
+        self._payloads |= self._noted().get("payloads", {})
         if self.version is not None and (truth := self._confirmed()) is not None:
             self._payloads[self.version] = truth.payload
 
@@ -142,6 +144,11 @@ class RayHost:
         now = self._confirmed()
         payload = self._payloads.get(spec.version)
         if payload is None or not home.has(payload):
+            if isinstance(spec, KeptVersion):
+                raise DeployError(
+                    f"{spec.version} of {self.name} is not kept any more; deploy it again.",
+                    deployment=self.name,
+                )
             payload = home.stage(pickled(spec, name=self.name))
         # What serves counts too: where the truth was lost, an older one would be overheard.
         generations = [each["generation"] for each in described] + (
@@ -167,6 +174,23 @@ class RayHost:
             del self._payloads[oldest]
         # A replica that is just starting may still be reading the one before.
         home.forget_all_but({*self._payloads.values(), *([] if before is None else [before.payload])})
+
+    def remember(self, told: list[dict[str, Any]]) -> None:
+        """Keep what is told of the versions beside the truth; a courtesy to a later kernel, so it never fails."""
+        with suppress(TruthAwayError, OSError):
+            if self._home is not None:
+                self._home.note(json.dumps({"told": told, "payloads": self._payloads}))
+
+    def recall(self) -> list[dict[str, Any]]:
+        """Return what was last told, by this kernel or an earlier one; empty when that is not known."""
+        told: list[dict[str, Any]] = self._noted().get("told", [])
+        return told
+
+    def _noted(self) -> dict[str, Any]:
+        with suppress(TruthAwayError):
+            text = None if self._home is None else self._home.notes()
+            return {} if text is None else dict(json.loads(text))
+        return {}
 
     def set_batching(self, changes: Mapping[str, Any]) -> None:
         """Batch by other limits from now on, on every replica."""

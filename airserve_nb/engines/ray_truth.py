@@ -150,6 +150,15 @@ class Keeper:
         except FileNotFoundError:
             return None
 
+    def notes(self, edition: str) -> str | None:
+        """Return what a kernel noted."""
+        return self._of(edition).notes()
+
+    def note(self, edition: str, text: str) -> None:
+        """Replace what a kernel noted."""
+        with self._lock:
+            self._of(edition).note(text)
+
     def forget_all_but(self, edition: str, payloads: set[str]) -> None:
         """Delete the other pickled versions of an edition."""
         self._of(edition).forget_all_but(payloads)
@@ -251,6 +260,15 @@ class TruthActor:
     def forget_all_but(self, payloads: set[str]) -> None:
         """Delete the versions that nobody will ask for any more."""
         self._call("forget_all_but", payloads)
+
+    def notes(self) -> str | None:
+        """Return what a kernel noted for those that come after it; None before the first note."""
+        answer = self._call("notes")
+        return None if answer is None else str(answer)
+
+    def note(self, text: str) -> None:
+        """Replace the notes."""
+        self._call("note", text)
 
     def forget_editions_before(self) -> None:
         """Delete the other editions: the processes that needed them are no more."""

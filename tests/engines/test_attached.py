@@ -185,8 +185,9 @@ class Kernel:
 
     def answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, self.process.stderr.read() if self.process.stderr else ""
+        while not (line := self.process.stdout.readline()).startswith("{"):
+            # Ray tells of workers that died.
+            assert line, self.process.stderr.read() if self.process.stderr else ""
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -431,11 +432,12 @@ def test_what_the_workers_must_have(cluster: Cluster, foreign_answers: None, tmp
         package = tmp_path / found.split()[1] / "airserve_nb"
         package.mkdir(parents=True)
         (package / "__init__.py").write_text(content)
+        # Over a Ray Client, because otherwise workers also look where this machine's drivers look.
         with kernel(cluster, RAY_AUTH_MODE="token") as one:
             one.run(DEFINITIONS)
             sentence = one.fails(f"""
 import ray
-ray.init("{cluster.address}", runtime_env={{"env_vars": {{"PYTHONPATH": "{package.parent}"}}}},
+ray.init("{cluster.client_address}", runtime_env={{"env_vars": {{"PYTHONPATH": "{package.parent}"}}}},
          log_to_driver=False, logging_level="CRITICAL")
 deploy(constant(1), name="refused")
 """)

@@ -202,6 +202,13 @@ def _kept(service: Service) -> Service:
 def _note(host: Host, asked: Ingress) -> str | None:
     if host.engine == "local":
         return "The local engine has one replica and shares this kernel's interpreter lock."
+    from airserve_nb.engines import ray_attach
+
+    if ray_attach.may_not_reach(host.url):
+        return (
+            "Serve listens on the loopback of the cluster's machines only, and this is another one: requests from here "
+            "may not reach it, predict() does."
+        )
     if asked == "auto" and host.ingress == "python":
         return (
             "The fast ingress (HAProxy) can't be had here, so Ray's own serves: slower, otherwise the same."

@@ -68,27 +68,34 @@ def deploy(
     if ray_attach.is_attached():
         ray_attach.check_workers()
     home = _new_home(app, name)
+    progress(f"Starting {name} ...")
     try:
         home.confirm(Truth(1, home.stage(content), spec.settings))
         bound = _deployment(name, num_replicas, cpus).bind_truth(home.where, spec.settings)
-        progress(f"Starting {name} ...")
-        target = serve.RunTarget(bound, name=app, route_prefix=route_prefix, external_scaler_enabled=True)
-        with ray_cluster.quiet_logs():
-            called_outside_loop(serve.run_many, [target], wait_for_applications_running=False)
+        _run(serve.RunTarget(bound, name=app, route_prefix=route_prefix, external_scaler_enabled=True))
         _wait_until_running(name, app)
         host = connect(app)
     except BaseException:
         # An interrupt, too.
         if not ran_before:
-            # It would hold its route for ever, and nobody could stop it.
-            with ray_cluster.quiet_logs():
-                called_outside_loop(serve.delete, app)
-            if isinstance(home, ray_truth.TruthActor):
-                home.end()
+            _take_back(app, home)
         raise
     if isinstance(home, ray_truth.TruthActor):
         home.forget_editions_before()
     return host
+
+
+def _run(target: serve.RunTarget) -> None:
+    with ray_cluster.quiet_logs():
+        called_outside_loop(serve.run_many, [target], wait_for_applications_running=False)
+
+
+def _take_back(app: str, home: TruthHome) -> None:
+    """Delete an application that does not come to run: it would hold its route for ever, and nobody could stop it."""
+    with ray_cluster.quiet_logs():
+        called_outside_loop(serve.delete, app)
+    if isinstance(home, ray_truth.TruthActor):
+        home.end()
 
 
 def _deployment(name: str, num_replicas: int, num_cpus: float) -> Any:

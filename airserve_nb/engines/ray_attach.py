@@ -25,13 +25,23 @@ from airserve_nb.engines import ray_cluster
 from airserve_nb.engines.base import Progress, silent
 from airserve_nb.errors import DeployError
 
-__all__ = ["PREFIX", "application_of", "attach", "check_workers", "head_address", "is_attached", "name_of"]
+__all__ = [
+    "PREFIX",
+    "application_of",
+    "attach",
+    "check_workers",
+    "head_address",
+    "is_attached",
+    "may_not_reach",
+    "name_of",
+]
 
 PREFIX = "airserve-"
 """Begins the names of our applications on a cluster that we share with others."""
 
 CLIENT = "ray://"
 CLIENT_PORT = 10_001
+CLIENT_TRIES = 2
 # A cluster that is there answers in milliseconds.
 PROBE_S = 5.0
 # A worker process takes some seconds to start.
@@ -145,6 +155,7 @@ def _probe(found: str) -> None:
     from ray._private.authentication.authentication_token_setup import (
         maybe_enable_token_auth_if_token_available,
     )
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
 
     try:
         try:
@@ -156,6 +167,9 @@ def _probe(found: str) -> None:
             version = _asked_version(found)
     except grpc.RpcError as error:
         raise _refusal(found, error) from None
+    if is_token_auth_enabled():
+        # Also when an earlier attempt turned it on: ray.init reads it again.
+        os.environ["RAY_AUTH_MODE"] = "token"
     if version and version != ray.__version__:
         raise _other_version(found, f"Ray {version}", f"Ray {ray.__version__}")
 
@@ -198,13 +212,19 @@ def _refusal(found: str, error: Any) -> DeployError:
 
 
 def _connect(found: str) -> None:
-    try:
-        ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
-    # Ray ends the process where nobody answers.
-    except (Exception, SystemExit) as error:
-        with suppress(Exception):
-            ray.shutdown()
-        raise _failed(found, error) from error
+    # A Ray Client's server starts a process for each client, and does not wait for it as long as a busy machine takes.
+    tries = CLIENT_TRIES if found.startswith(CLIENT) else 1
+    for tries_left in reversed(range(tries)):
+        try:
+            ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+        # Ray ends the process where nobody answers.
+        except (Exception, SystemExit) as error:
+            with suppress(Exception):
+                ray.shutdown()
+            if tries_left == 0 or not isinstance(error, ConnectionError):
+                raise _failed(found, error) from error
+        else:
+            return
 
 
 def _failed(found: str, error: BaseException) -> DeployError:
@@ -281,6 +301,11 @@ def head_address() -> str | None:
             head = str(node["NodeManagerAddress"])
             return None if head in _own_addresses() else head
     return None
+
+
+def may_not_reach(url: str) -> bool:
+    """Whether a deployment's URL means the loopback of another machine than this."""
+    return is_attached() and "://127.0.0.1:" in url and head_address() is not None
 
 
 def _own_addresses() -> set[str]:

@@ -81,7 +81,7 @@ def kill_keeper() -> None:
 
 
 def exercise(home: TruthHome) -> None:
-    assert home.read() is home.notes() is None
+    assert (home.read(), home.notes()) == (None, None)
     settings = BatchSettings(max_batch_size=3, max_batch_rows=7, batch_wait_timeout_s=0.25, enabled=False)
     content = cloudpickle.dumps(make_spec(Constant, None))
     truth = Truth(1, home.stage(content), settings)

@@ -6,6 +6,7 @@ Names of deployments are unique in a kernel; deploying under a name again replac
 from __future__ import annotations
 
 import dataclasses
+import re
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, get_args
@@ -14,7 +15,7 @@ from airserve_nb import _deploy_options as options
 from airserve_nb.engines.base import Host, Progress, silent
 from airserve_nb.engines.ports import check_port
 from airserve_nb.errors import DeployError
-from airserve_nb.hosting import Engine, Ingress, Place, host
+from airserve_nb.hosting import Engine, Ingress, Place, host, left_running
 from airserve_nb.service import Service
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     port: int | None = None,
     ingress: Ingress = "auto",
     overlap: bool = True,
+    address: str | None = None,
     code: str | None = None,
     progress: Progress = silent,
 ) -> Service:
@@ -98,6 +100,10 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     overlap
         False: when a version takes another's place, the old model is let go before the new one is loaded, for models that
         are too big to be in memory twice. Requests wait meanwhile; should loading fail, the old one is loaded again.
+    address
+        A Ray cluster that runs already, to serve there: ``auto`` (``RAY_ADDRESS``, or what runs on this machine),
+        ``host:port`` or ``ray://host:port``. By default a Ray of this kernel's own, or the one that it is
+        connected to. What is served there goes on when this kernel ends.
     code
         The code to remember as the deployment's definition.
     progress
@@ -122,6 +128,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         options.check_replicas(num_replicas, engine)
     options.check_cpus(num_cpus, engine)
     options.check_flag("overlap", overlap)
+    options.check_address(address, engine)
     check_port(port)
     prefix = options.checked_route(route_prefix if route_prefix is not None else f"/{name}")
     shorthand = {
@@ -146,6 +153,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         port=port,
         ingress=ingress,
         overlap=overlap,
+        address=address,
     )
     with _deploying:
         return _deploy(spec, place, code=code, example=example, progress=progress)
@@ -155,15 +163,14 @@ def _deploy(
     spec: VersionSpec, place: Place, *, code: str | None, example: Any, progress: Progress
 ) -> Service:
     name = place.name
+    service = _services.get(name) or _taken_over(place, progress)
     number = _version_numbers.get(name, 0) + 1
     spec = dataclasses.replace(spec, version=f"v{number}")
     # Even if it fails: two versions of one name could not be told apart.
     _version_numbers[name] = number
-    service = _services.get(name)
     if service is None:
         hosted = host(spec, place, progress=progress)
-        service = Service(hosted, when_stopped=lambda: _services.pop(name, None))
-        _services[name] = service
+        service = _kept(Service(hosted, when_stopped=lambda: _services.pop(name, None)))
     else:
         try:
             hosted = host(
@@ -187,9 +194,32 @@ def _deploy(
     return service
 
 
+def _taken_over(place: Place, progress: Progress) -> Service | None:
+    """Take over what an earlier kernel of the same user left running on a cluster."""
+    left = left_running(place, progress=progress)
+    if left is None:
+        return None
+    names = [str(left.version), *(str(row["version"]) for row in left.recall())]
+    numbers = [int(found[1]) for name in names if (found := re.fullmatch(r"v([0-9]+)", name))]
+    _version_numbers[place.name] = max([_version_numbers.get(place.name, 0), *numbers])
+    return _kept(Service(left, when_stopped=lambda: _services.pop(place.name, None)))
+
+
+def _kept(service: Service) -> Service:
+    _services[service.name] = service
+    return service
+
+
 def _note(host: Host, asked: Ingress) -> str | None:
     if host.engine == "local":
         return "The local engine has one replica and shares this kernel's interpreter lock."
+    from airserve_nb.engines import ray_attach
+
+    if ray_attach.may_not_reach(host.url):
+        return (
+            "Serve listens on the loopback of the cluster's machines only, and this is another one: requests from here "
+            "may not reach it, predict() does."
+        )
     if asked == "auto" and host.ingress == "python":
         return (
             "The fast ingress (HAProxy) can't be had here, so Ray's own serves: slower, otherwise the same."

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from airserve_nb._deploy_options import check_replicas
+from airserve_nb._deploy_options import check_address, check_replicas
 from airserve_nb.collector import Collector
 from airserve_nb.engines.base import Host
 from airserve_nb.errors import DeployError
@@ -54,27 +54,36 @@ class Service:
         self._last_logs: list[tuple[str, list[str]]] = []
         self._history = History()
         self._overlap = True
-        self.example: Any = None
+        self._history.retell(host.recall(), live=host.version)
+        live = self._history.live
+        self.example: Any = None if live is None else live.example
         """A request body that the endpoint takes, or None."""
         self.note = note
         """One sentence that its user should know, or None."""
 
     @classmethod
-    def connect(cls, app: str = "default") -> Service:
+    def connect(cls, app: str = "default", address: str | None = None) -> Service:
         """Return a Service for a deployment that was made with ``ray.serve.run``, or by an earlier kernel.
 
         Parameters
         ----------
         app
-            The name of the Serve application.
+            The name of the Serve application, or of the deployment.
+        address
+            The Ray cluster that it runs on, as for :func:`deploy`; by default the one that this kernel is
+            connected to.
 
         Raises
         ------
         DeployError
-            When no such application runs, or it is not a ``PredictorDeployment``.
+            When no such application runs, or it is not a ``PredictorDeployment``, or the cluster can't be attached to.
         """
         from airserve_nb.engines import ray as ray_engine
+        from airserve_nb.engines import ray_attach
 
+        check_address(address, "ray")
+        if address is not None:
+            ray_attach.attach(address)
         return cls(ray_engine.connect(app))
 
     # -- what it is -----------------------------------------------------------------------------
@@ -260,6 +269,7 @@ class Service:
             )
         self._host.swap(before.spec, overlap=self._overlap)
         self._history.live, self.example = before, before.example
+        self._host.remember(self._history.told())
 
     def versions(self) -> pd.DataFrame:
         """Return one row a version that was deployed in this kernel.
@@ -292,6 +302,7 @@ class Service:
         """Note that ``host`` serves a version of this deployment from now on."""
         before, self._host = self._host, host
         self._history.add(spec, code=code, example=example)
+        host.remember(self._history.told())
         self.example, self.note, self._overlap = example, note, overlap
         # A local server that took the version over, and a Serve application, are the new one's now.
         if before is not host and not (before.engine == host.engine == "ray"):

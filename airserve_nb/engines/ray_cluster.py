@@ -38,6 +38,8 @@ __all__ = [
     "base_url",
     "ensure_ray",
     "ensure_serve",
+    "environment",
+    "forget_ingress",
     "ingress_in_place",
     "quiet_logs",
     "shutdown",
@@ -113,13 +115,15 @@ def temporary_folder() -> Path | None:
     return _folder if ours else None
 
 
-def base_url() -> str:
-    """Return where Serve answers, as in ``http://127.0.0.1:8000``."""
+def base_url(*, machine: str = "127.0.0.1") -> str:
+    """Return where Serve answers, as in ``http://127.0.0.1:8000``; ``machine`` stands for all its interfaces."""
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
         raise DeployError("Ray Serve does not run; deploy something first.")
     host = client.http_config.host
-    shown = "127.0.0.1" if host in {None, "0.0.0.0", "localhost"} else host  # noqa: S104 - compared, not bound
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        host = machine
+    shown = "127.0.0.1" if host in {None, "localhost"} else host
     return f"http://{shown}:{client.http_config.port}"
 
 
@@ -131,6 +135,12 @@ def ingress_in_place() -> str:
         flag = ray.get(_read_environment.remote("RAY_SERVE_ENABLE_HA_PROXY"))
         _ingress = "haproxy" if flag == "1" else "python"
     return _ingress
+
+
+def forget_ingress() -> None:
+    """Ask again at the next call of :func:`ingress_in_place`: another Ray is connected."""
+    global _ingress  # noqa: PLW0603 - one Ray a process
+    _ingress = None
 
 
 @ray.remote(num_cpus=0)
@@ -167,7 +177,8 @@ def _init_ray(ingress: str) -> None:
     janitor.watch(folder)
     settings = _settings(folder) | (_haproxy_settings(folder) if ingress == "haproxy" else {})
     try:
-        with _environment(settings), quiet_logs():
+        # Ray sets it: breakpoint() in a cell would open Ray's debugger.
+        with environment(settings, "PYTHONBREAKPOINT"), quiet_logs():
             ray.init(
                 address="local",
                 num_cpus=max(MINIMUM_CPUS, os.cpu_count() or 1),
@@ -292,10 +303,13 @@ def _start_serve(port: int | None) -> None:
             with quiet_logs():
                 serve.start(http_options={"host": "127.0.0.1", "port": chosen})
         except Exception as error:
+            ours = temporary_folder() is not None
             # Seconds pass between the look for a free port and its taking: another kernel may be faster.
-            with quiet_logs():
-                serve.shutdown()
-            if tries_left == 0 or port is not None:
+            # On a Ray of others it may be their Serve that came first, which is not ours to end.
+            if ours:
+                with quiet_logs():
+                    serve.shutdown()
+            if tries_left == 0 or port is not None or not ours:
                 raise DeployError(
                     f"Ray Serve could not start on port {chosen}: {as_sentence(describe(error))}"
                 ) from error
@@ -331,10 +345,9 @@ def quiet_logs() -> Iterator[None]:
 
 
 @contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables, and put back what was there."""
-    # Ray sets the last one: breakpoint() in a cell would open Ray's debugger.
-    before = {name: os.environ.get(name) for name in [*settings, "PYTHONBREAKPOINT"]}
+def environment(settings: Mapping[str, str], *kept: str) -> Iterator[None]:
+    """Set environment variables, and put back what was there, ``kept`` too."""
+    before = {name: os.environ.get(name) for name in [*settings, *kept]}
     os.environ.update(settings)
     try:
         yield

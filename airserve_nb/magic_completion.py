@@ -78,7 +78,8 @@ class MagicCompletion:
         if equals and option.startswith("-"):
             typed, fragment = [*typed, option], value
         wanted = dict.fromkeys(self._candidates(actions, typed, fragment, cell))
-        return fragment, [word for word in wanted if word.startswith(fragment) and word != fragment]
+        # One that is complete, too: it keeps Python's names of the same beginning out.
+        return fragment, [word for word in wanted if word.startswith(fragment)]
 
     def _actions(self, line: re.Match[str], cell: str, line_number: int) -> list[Action] | None:
         """Return the arguments of the magic on this line; None when it is none of ours."""

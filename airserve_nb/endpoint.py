@@ -33,6 +33,7 @@ from airserve_nb.encoding import encode
 from airserve_nb.errors import BadOutputError, QueueFullError, RequestError
 from airserve_nb.http_adapters import RawRequest
 from airserve_nb.logbook import users_traceback
+from airserve_nb.output import Reader
 from airserve_nb.telemetry import Recorder, RequestRecord
 from airserve_nb.version import Version, VersionSpec, numbered
 
@@ -119,6 +120,8 @@ class Endpoint:
         the server can be reached from this machine alone.
     echo_client_id
         Whether to return a client's ``X-Request-Id``; False where the host does so.
+    output
+        Gets what the models' threads print; None lets it pass.
     """
 
     def __init__(
@@ -128,7 +131,9 @@ class Endpoint:
         replica: str | None = None,
         show_errors: bool = False,
         echo_client_id: bool = True,
+        output: Reader | None = None,
     ) -> None:
+        self._output = output
         self.name = name
         self.replica = replica or secrets.token_hex(3)
         self.recorder = Recorder()
@@ -169,7 +174,11 @@ class Endpoint:
         Raises what loading raised.
         """
         version = Version(
-            spec, recorder=self.recorder, replica=self.replica, next_batch_id=self._next_batch_id
+            spec,
+            recorder=self.recorder,
+            replica=self.replica,
+            next_batch_id=self._next_batch_id,
+            output=self._output,
         )
         try:
             await version.batcher.start()

@@ -15,6 +15,7 @@ __all__ = [
     "batching",
     "check_choice",
     "check_cpus",
+    "check_flag",
     "check_replicas",
     "checked_name",
     "checked_route",
@@ -50,6 +51,12 @@ def check_choice(option: str, value: Any, choices: tuple[str, ...]) -> None:
         close = difflib.get_close_matches(str(value), choices, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(map(repr, choices))}."
         raise OptionError(f"{option} is {value!r}; {hint}")
+
+
+def check_flag(option: str, value: Any) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise OptionError(f"{option} is {value!r}, but must be True or False.")
 
 
 def chosen_engine(engine: Any, choices: tuple[str, ...]) -> Any:

@@ -1,6 +1,7 @@
 """Gather the records of every replica of one deployment.
 
-A replica's ring buffer forgets; what was read once stays here, also when the replica is gone.
+A replica's ring buffer forgets; what was read once stays here, also when the replica is gone. Whoever wants to follow
+what happens *watches*: as long as anybody does, one thread pulls, however many they are.
 """
 
 from __future__ import annotations
@@ -8,17 +9,60 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from airserve_nb.telemetry import BatchRecord, BatchStatistics, Counters, Cursor, Page, RequestRecord
+from airserve_nb._sentences import describe
+from airserve_nb.telemetry import (
+    BatchRecord,
+    BatchStatistics,
+    Counters,
+    Cursor,
+    Page,
+    ReplicaState,
+    RequestRecord,
+    shown_preview,
+    sum_counters,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Collector"]
+__all__ = ["Collector", "Tick"]
 
-# Some 30 MB of records.
+# Some 60 MB of records.
 KEPT = 100_000
+# Often enough to look live, seldom enough to cost a few percent of a core.
+PERIOD_S = 0.125
+# While nothing happens: what comes then is still seen at once.
+IDLE_PERIOD_S = 0.2
+# Nobody waits for a thread that waits for a replica.
+JOIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What a watcher is told."""
+
+    requests: list[RequestRecord]
+    """Those that the last tick did not have."""
+    batches: list[BatchRecord]
+    counters: Counters
+    """Totals of all replicas that were ever read."""
+    lost_requests: int
+    """Request records, since the first reading, that a ring buffer had dropped before they could be read."""
+    lost_batches: int
+    states: Mapping[str, ReplicaState]
+    """How each replica that answers does."""
+    error: str | None = None
+    """Why nothing could be read this time."""
+
+
+@dataclass(eq=False, slots=True)
+class _Watcher:
+    tell: Callable[[Tick], object]
+    requests: list[RequestRecord] = field(default_factory=list)
+    batches: list[BatchRecord] = field(default_factory=list)
 
 
 class Collector:
@@ -35,8 +79,16 @@ class Collector:
         self._lock = threading.Lock()
         self._cursors: dict[str, Cursor] = {}
         self._counters: dict[str, Counters] = {}
+        self._states: dict[str, ReplicaState] = {}
+        self._lost_requests = 0
+        self._lost_batches = 0
         self._requests: deque[RequestRecord] = deque(maxlen=KEPT)
         self._batches: deque[BatchRecord] = deque(maxlen=KEPT)
+        self._watchers: list[_Watcher] = []
+        # Guards the list of watchers and who is their thread.
+        self._watching = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._nobody_left = threading.Event()
 
     def pull(self) -> None:
         """Read what is new; safe to call from any thread."""
@@ -44,15 +96,85 @@ class Collector:
             complete = False
             while not complete:
                 complete = True
+                states = {}
                 for replica, page in self._pull_pages(self._cursors):
                     self._take(replica, page)
                     complete &= page.complete
+                    if page.state is not None:
+                        states[replica] = page.state
+                self._states = states
 
     def _take(self, replica: str, page: Page) -> None:
         self._cursors[replica] = page.cursor
         self._counters[replica] = page.counters
+        self._lost_requests += page.lost_requests
+        self._lost_batches += page.lost_batches
         self._requests.extend(page.requests)
         self._batches.extend(page.batches)
+        for watcher in self._watchers:
+            watcher.requests.extend(page.requests)
+            watcher.batches.extend(page.batches)
+
+    # -- watching -------------------------------------------------------------------------------
+
+    def watch(self, tell: Callable[[Tick], object]) -> Callable[[], None]:
+        """Call ``tell`` some times a second, from a thread, with what is new; returns the function that ends it.
+
+        The first tick has what was read before, too. ``tell`` must be quick; when it raises, it is called no more.
+        """
+        with self._lock:
+            watcher = _Watcher(tell, list(self._requests), list(self._batches))
+            with self._watching:
+                self._watchers.append(watcher)
+                if self._thread is None:
+                    self._nobody_left = threading.Event()
+                    self._thread = threading.Thread(
+                        target=self._keep_pulling,
+                        args=(self._nobody_left,),
+                        name="airserve-collector",
+                        daemon=True,
+                    )
+                    self._thread.start()
+        return lambda: self._end(watcher)
+
+    def _end(self, watcher: _Watcher) -> None:
+        with self._watching:
+            if watcher in self._watchers:
+                self._watchers.remove(watcher)
+            if self._watchers or self._thread is None:
+                return
+            thread, self._thread = self._thread, None
+            self._nobody_left.set()
+        if thread is not threading.current_thread():
+            thread.join(JOIN_S)
+
+    def _keep_pulling(self, ended: threading.Event) -> None:
+        period = 0.0
+        while not ended.wait(period):
+            error = None
+            try:
+                self.pull()
+            except Exception as raised:  # noqa: BLE001 - a deployment that is gone, or busy being replaced
+                error = describe(raised)
+            period = PERIOD_S if self._tell(error) else IDLE_PERIOD_S
+
+    def _tell(self, error: str | None) -> bool:
+        """Tell all watchers; True when there was something new."""
+        with self._lock:
+            counters = sum_counters(self._counters.values())
+            states = dict(self._states)
+            lost_requests, lost_batches = self._lost_requests, self._lost_batches
+            told = [(each, each.requests, each.batches) for each in self._watchers]
+            for each in self._watchers:
+                each.requests, each.batches = [], []
+        for watcher, requests, batches in told:
+            try:
+                watcher.tell(Tick(requests, batches, counters, lost_requests, lost_batches, states, error))
+            except Exception:  # noqa: BLE001 - a front end that is gone must not end what others watch
+                self._end(watcher)
+        return any(requests or batches for _, requests, batches in told)
+
+    # -- reading --------------------------------------------------------------------------------
 
     def statistics(self) -> BatchStatistics:
         """Return the figures of all replicas that were ever read."""
@@ -63,7 +185,10 @@ class Collector:
         """Return one row a request, in the order of arrival."""
         with self._lock:
             records = sorted(self._requests, key=lambda record: record.arrived_at)
-        return _frame(RequestRecord, records)
+        frame = _frame(RequestRecord, records)
+        for name in ("payload", "answer"):
+            frame[name] = frame[name].map(shown_preview).astype(object)
+        return frame
 
     def batches(self) -> pd.DataFrame:
         """Return one row a batch, in the order of release."""

@@ -49,6 +49,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     route_prefix: str | None = None,
     port: int | None = None,
     ingress: Ingress = "auto",
+    overlap: bool = True,
     code: str | None = None,
     progress: Progress = silent,
 ) -> Service:
@@ -94,6 +95,9 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         By default 8000, or the next free one. All deployments of a Ray share one port.
     ingress
         ``haproxy`` (fast, Linux), ``python`` (Ray's own), or ``auto``: the first where it can be had.
+    overlap
+        False: when a version takes another's place, the old model is let go before the new one is loaded, for models that
+        are too big to be in memory twice. Requests wait meanwhile; should loading fail, the old one is loaded again.
     code
         The code to remember as the deployment's definition.
     progress
@@ -117,6 +121,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     if num_replicas is not None:
         options.check_replicas(num_replicas, engine)
     options.check_cpus(num_cpus, engine)
+    options.check_flag("overlap", overlap)
     check_port(port)
     prefix = options.checked_route(route_prefix if route_prefix is not None else f"/{name}")
     shorthand = {
@@ -140,6 +145,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         num_cpus=num_cpus,
         port=port,
         ingress=ingress,
+        overlap=overlap,
     )
     with _deploying:
         return _deploy(spec, place, code=code, example=example, progress=progress)
@@ -171,7 +177,12 @@ def _deploy(
             interrupt.add_note(f"{name} {service.version} goes on serving.")
             raise
     service._now_serves(  # noqa: SLF001 - as above
-        spec, hosted, code=code, example=example, note=_note(hosted, place.ingress)
+        spec,
+        hosted,
+        code=code,
+        example=example,
+        note=_note(hosted, place.ingress),
+        overlap=place.overlap,
     )
     return service
 

@@ -14,12 +14,14 @@ server: it goes to the log, under the same id.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -28,14 +30,14 @@ from starlette.responses import Response
 
 from airserve_nb._sentences import describe, printable
 from airserve_nb.batching.execution import FIRST_ERROR_STATUS, LAST_ERROR_STATUS, Answer
-from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.encoding import encode
 from airserve_nb.errors import BadOutputError, QueueFullError, RequestError
 from airserve_nb.http_adapters import RawRequest
 from airserve_nb.logbook import users_traceback
 from airserve_nb.output import Reader
-from airserve_nb.telemetry import Recorder, RequestRecord
+from airserve_nb.telemetry import Cursor, Page, Recorder, ReplicaState, RequestRecord, preview
 from airserve_nb.version import Version, VersionSpec, numbered
+from airserve_nb.version_slot import VersionSlot
 
 __all__ = ["Endpoint"]
 
@@ -63,18 +65,27 @@ _NOT_IN_CLIENT_ID = re.compile(rb"[^A-Za-z0-9._:-]")
 class _Exchange:
     """One request on its way through the endpoint."""
 
-    __slots__ = ("answer", "arrived", "arrived_at", "client_id", "error", "request_id", "status", "version")
+    __slots__ = (
+        "answer", "arrived", "arrived_at", "client_id", "error", "payload", "reply", "request_id", "status", "version",
+    )  # fmt: skip
 
-    def __init__(self, request_id: str, version: Version) -> None:
+    def __init__(self, request_id: str) -> None:
         self.request_id = request_id
-        self.version = version
-        version.hold()
+        self.version: Version | None = None
         self.client_id = b""
+        self.payload = b""
+        self.reply = b""
         self.arrived = time.perf_counter()
         self.arrived_at = time.time()
         self.answer: Answer | None = None
         self.status = HTTP_OK
         self.error: str | None = None
+
+    def bind(self, version: Version) -> Version:
+        """Be answered by this version, whatever serves by then."""
+        version.hold()
+        self.version = version
+        return version
 
     def leave(self) -> None:
         """Note that nobody waits for the answer any more."""
@@ -82,7 +93,8 @@ class _Exchange:
 
     def end(self, recorder: Recorder, replica: str) -> None:
         """Write down how it went, and let go of the version."""
-        self.version.release()
+        if self.version is not None:
+            self.version.release()
         total_ms = (time.perf_counter() - self.arrived) * 1e3
         answer = self.answer or _NO_ANSWER
         recorder.add_request(
@@ -96,9 +108,11 @@ class _Exchange:
                 predict_ms=answer.predict_ms,
                 overhead_ms=total_ms - answer.queue_ms - answer.predict_ms,
                 total_ms=total_ms,
-                version=self.version.name,
+                version=self.version.name if self.version is not None else "",
                 replica=replica,
                 error=self.error,
+                payload=self.payload,
+                answer=self.reply,
             )
         )
 
@@ -120,6 +134,8 @@ class Endpoint:
         the server can be reached from this machine alone.
     echo_client_id
         Whether to return a client's ``X-Request-Id``; False where the host does so.
+    let_go
+        Called when a model has been let go to make room for the next one.
     output
         Gets what the models' threads print; None lets it pass.
     """
@@ -131,9 +147,9 @@ class Endpoint:
         replica: str | None = None,
         show_errors: bool = False,
         echo_client_id: bool = True,
+        let_go: Callable[[], object] = gc.collect,
         output: Reader | None = None,
     ) -> None:
-        self._output = output
         self.name = name
         self.replica = replica or secrets.token_hex(3)
         self.recorder = Recorder()
@@ -141,76 +157,45 @@ class Endpoint:
         self._echo_client_id = echo_client_id
         self._next_request_id = numbered(f"r{self.replica}")
         self._next_batch_id = numbered(f"b{self.replica}")
-        self._version: Version | None = None
-        self._retiring: set[asyncio.Future[None]] = set()
+        self._output = output
+        self.versions = VersionSlot(self._new_version, name=name, let_go=let_go)
         self.logger = logging.getLogger(f"{logger.name}.{self.replica}")
         """Gets the tracebacks of this replica's failed predictions."""
 
-    # -- versions -------------------------------------------------------------------------------
-
-    @property
-    def version(self) -> Version | None:
-        """The version that serves; None before the first is loaded."""
-        return self._version
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request is under way and no old version is being ended."""
-        return not self._retiring and (self._version is None or not self._version.in_use)
-
-    def _not_loaded(self) -> tuple[str, list[tuple[bytes, bytes]]]:
-        return f"{self.name} has no model loaded now; try again in a moment.", [(b"retry-after", b"1")]
-
-    async def activate(self, spec: VersionSpec) -> None:
-        """Load a version beside the one that serves, then let it serve.
-
-        Raises what loading raised, and the old version goes on serving.
-        """
-        self.switch_to(await self.prepare(spec))
-
-    async def prepare(self, spec: VersionSpec) -> Version:
-        """Load a version beside the one that serves; :meth:`switch_to` lets it serve, ``retire`` lets it go.
-
-        Raises what loading raised.
-        """
-        version = Version(
+    def _new_version(self, spec: VersionSpec) -> Version:
+        return Version(
             spec,
             recorder=self.recorder,
             replica=self.replica,
             next_batch_id=self._next_batch_id,
             output=self._output,
         )
-        try:
-            await version.batcher.start()
-        except BaseException:
-            # Cancelled: a model that has been loaded by then must not stay.
-            version.batcher.give_up()
-            raise
-        return version
 
-    def switch_to(self, version: Version) -> None:
-        """Let a prepared version answer all requests from now on; the old one finishes those that it has."""
-        replaced, self._version = self._version, version
-        if replaced is not None:
-            self.discard(replaced)
+    @property
+    def version(self) -> Version | None:
+        """The version that serves; None while there is none."""
+        return self.versions.version
 
-    def discard(self, version: Version) -> None:
-        """End a version after the requests that it has."""
-        retiring = asyncio.ensure_future(version.retire())
-        self._retiring.add(retiring)
-        retiring.add_done_callback(self._retiring.discard)
-
-    def set_batching(self, settings: BatchSettings) -> None:
-        """Let the version that serves batch by other limits, at once."""
-        if self._version is not None:
-            self._version.batcher.settings = settings
+    def page(self, cursor: Cursor, limit: int | None = None) -> Page:
+        """Return the records that come after ``cursor``, and how this replica does now."""
+        page = self.recorder.since(cursor, limit)
+        version = self.versions.in_force
+        if version is None:
+            return page
+        settings = version.settings
+        waiting = 0 if self.version is None else len(self.version.batcher)
+        state = ReplicaState(
+            version.version,
+            settings.enabled,
+            settings.max_batch_size,
+            settings.batch_wait_timeout_s,
+            waiting,
+        )
+        return replace(page, state=state)
 
     async def close(self) -> None:
         """Let the requests that are here be answered, then end the model threads."""
-        if self._version is not None:
-            self.discard(self._version)
-            self._version = None
-        await asyncio.gather(*self._retiring)
+        await self.versions.close()
 
     # -- ASGI -----------------------------------------------------------------------------------
 
@@ -237,26 +222,26 @@ class Endpoint:
             await self.refuse_early(
                 send, 405, f"{scope['method']} is not allowed here; use GET.", [_allow("GET")]
             )
-        elif self._version is None:
-            await self.refuse_early(send, 503, *self._not_loaded())
+        elif self.version is None:
+            missing = self.versions.not_loaded()
+            await self.refuse_early(send, missing.status, str(missing), _retry_after(missing))
         else:
-            await self._fastapi(self._version)(scope, receive, send)
+            await self._fastapi(self.version)(scope, receive, send)
 
     async def _serve_prediction(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in {"GET", "POST"}:
             sentence = f"{scope['method']} is not allowed here; use POST or GET."
             await self.refuse_early(send, 405, sentence, [_allow("GET, POST")])
             return
-        if self._version is None:
-            await self.refuse_early(send, 503, *self._not_loaded())
-            return
-        exchange = _Exchange(self._next_request_id(), self._version)
+        exchange = _Exchange(self._next_request_id())
         if self._echo_client_id:
             exchange.client_id = _client_id(scope)
         try:
             body = await _read_body(receive)
             exchange.arrived, exchange.arrived_at = time.perf_counter(), time.time()
+            exchange.payload = preview(body or scope["query_string"])
             status, headers, content = await self._guarded_answer(exchange, scope, body)
+            exchange.reply = preview(content)
         except (_ClientLeftError, asyncio.CancelledError) as error:
             # The host cancels when the client is gone.
             exchange.leave()
@@ -271,9 +256,15 @@ class Endpoint:
     async def _guarded_answer(self, exchange: _Exchange, scope: Scope, body: bytes) -> Reply:
         """Answer, whatever an adapter or an encoder raises on its way."""
         try:
-            if exchange.version.adapter.read is None:
-                return await self._answer_through_fastapi(exchange, scope, body)
-            return await self._answer_raw(exchange, scope, body)
+            version = exchange.bind(self.version or await self.versions.take())
+            read = version.adapter.read
+            if read is None:
+                return await self._answer_through_fastapi(exchange, version, scope, body)
+            # Built in: without FastAPI.
+            value = read(RawRequest(body, scope["query_string"], scope["headers"]))
+            return await self._predict(exchange, version, value)
+        except RequestError as error:
+            return self._refuse(exchange, error)
         except BaseException as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
@@ -282,17 +273,9 @@ class Endpoint:
             failure.__cause__ = error
             return self._refuse(exchange, failure)
 
-    async def _answer_raw(self, exchange: _Exchange, scope: Scope, body: bytes) -> Reply:
-        """Answer through a built-in adapter, without FastAPI."""
-        read = exchange.version.adapter.read
-        assert read is not None  # noqa: S101 - the caller looked
-        try:
-            value = read(RawRequest(body, scope["query_string"], scope["headers"]))
-        except RequestError as error:
-            return self._refuse(exchange, error)
-        return await self._predict(exchange, value)
-
-    async def _answer_through_fastapi(self, exchange: _Exchange, scope: Scope, body: bytes) -> Reply:
+    async def _answer_through_fastapi(
+        self, exchange: _Exchange, version: Version, scope: Scope, body: bytes
+    ) -> Reply:
         """Answer through FastAPI, with the body read already; what it would send is handed back."""
         unread = [{"type": "http.request", "body": body, "more_body": False}]
         start: Message = {}
@@ -306,7 +289,7 @@ class Endpoint:
             start.update(message if message["type"] == "http.response.start" else {})
             parts.append(message.get("body", b""))
 
-        await self._fastapi(exchange.version)({**scope, EXCHANGE_KEY: exchange}, receive, send)
+        await self._fastapi(version)({**scope, EXCHANGE_KEY: exchange}, receive, send)
         headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
         return start["status"], headers, b"".join(parts)
 
@@ -316,7 +299,7 @@ class Endpoint:
         if app is None:
 
             async def answer(value: Any, request: Request) -> Response:
-                return _as_response(await self._predict(request.scope[EXCHANGE_KEY], value))
+                return _as_response(await self._predict(request.scope[EXCHANGE_KEY], version, value))
 
             def refuse(error: RequestError, request: Request) -> Response:
                 return _as_response(self._refuse(request.scope[EXCHANGE_KEY], error))
@@ -335,11 +318,10 @@ class Endpoint:
         RequestError
             What an HTTP client would have been answered.
         """
-        if self._version is None:
-            raise QueueFullError(self._not_loaded()[0])
-        exchange = _Exchange(self._next_request_id(), self._version)
+        exchange = _Exchange(self._next_request_id())
         try:
-            answer = await exchange.version.batcher.submit(value)
+            version = exchange.bind(self.version or await self.versions.take())
+            answer = await version.batcher.submit(value)
             exchange.answer = answer
             if answer.error is not None:
                 raise answer.error
@@ -355,9 +337,9 @@ class Endpoint:
         finally:
             exchange.end(self.recorder, self.replica)
 
-    async def _predict(self, exchange: _Exchange, value: Any) -> Reply:
+    async def _predict(self, exchange: _Exchange, version: Version, value: Any) -> Reply:
         try:
-            answer = await exchange.version.batcher.submit(value)
+            answer = await version.batcher.submit(value)
             exchange.answer = answer
             if answer.error is not None:
                 return self._refuse(exchange, answer.error)
@@ -403,8 +385,9 @@ class Endpoint:
         headers = [
             JSON_CONTENT,
             (b"x-airserve-request-id", exchange.request_id.encode()),
-            (b"x-airserve-version", exchange.version.name.encode()),
         ]
+        if exchange.version is not None:
+            headers.append((b"x-airserve-version", exchange.version.name.encode()))
         if exchange.client_id:
             headers.append((b"x-request-id", exchange.client_id))
         answer = exchange.answer

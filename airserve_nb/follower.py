@@ -11,6 +11,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from airserve_nb.endpoint import Endpoint
 from airserve_nb.errors import DeployError
@@ -22,6 +23,8 @@ __all__ = ["Follower"]
 # A replica that has just started may take requests before whoever swaps knows of it, for as long as Serve needs to
 # tell of it. Until then it looks at the truth before each answer; from then on it is told.
 YOUTH_S = 10.0
+# All replicas have to load a version before it is confirmed, and some are slower than others.
+CONFIRMATION_PATIENCE_S = 300.0
 
 
 class Follower:
@@ -45,14 +48,16 @@ class Follower:
         adapt: Callable[[VersionSpec], VersionSpec] = lambda spec: spec,
     ) -> None:
         self.folder = folder
-        self._endpoint = endpoint
+        self._versions = endpoint.versions
         self._adapt = adapt
         self._serving: Truth | None = None
         self._prepared: tuple[Truth, Version] | None = None
         self._wanted: Truth | None = None
+        self._loading = 0
         # One change at a time, in the order in which they were asked for.
         self._changing = asyncio.Lock()
         self._young_until = math.inf
+        self._confirmed_until = math.inf
 
     def begin_youth(self) -> None:
         """Count from now, when requests may come, the time in which a swap may not know of this replica."""
@@ -63,30 +68,49 @@ class Follower:
         """Which state is served; 0 before the first."""
         return 0 if self._serving is None else self._serving.generation
 
-    async def prepare(self, truth: Truth) -> None:
+    async def prepare(self, truth: Truth, *, overlap: bool = True) -> None:
         """Load a version, but do not serve it yet; raises what loading raised.
 
-        A load that never ends holds nothing up: the next one takes its place.
+        A load that never ends holds nothing up: the next one takes its place. Without ``overlap`` the version that serves
+        is let go first, and requests wait; it comes back when the new one can't be loaded, is dropped, or
+        nobody confirms it.
         """
         self._let_go()
         self._wanted = truth
-        version = await self._load(truth)
-        if self._wanted is not truth or self.generation >= truth.generation:
-            self._endpoint.discard(version)
-            raise DeployError(f"{version.name} was given up while it was loaded.")
-        self._prepared = (truth, version)
+        try:
+            self._prepared = truth, await self._loaded(truth, overlap=overlap)
+            self._confirmed_until = time.monotonic() + CONFIRMATION_PATIENCE_S
+        except BaseException:
+            if self._wanted is truth:
+                self._wanted = None
+            await self._fill_again()
+            raise
 
-    def drop(self, truth: Truth) -> None:
+    async def _loaded(self, truth: Truth, *, overlap: bool) -> Version:
+        self._loading += 1
+        try:
+            if not overlap:
+                await self._versions.vacate()
+            version = await self._load(truth)
+        finally:
+            self._loading -= 1
+        if self._wanted is not truth or self.generation >= truth.generation:
+            self._versions.discard(version)
+            raise DeployError(f"{version.name} was given up while it was loaded.")
+        return version
+
+    async def drop(self, truth: Truth) -> None:
         """Let go of what was prepared, or is being; unless that is something else by now."""
         if self._wanted == truth:
             self._let_go()
+            await self._fill_again()
 
     def _let_go(self) -> None:
         self._wanted = None
         if self._prepared is not None:
             _, version = self._prepared
             self._prepared = None
-            self._endpoint.discard(version)
+            self._versions.discard(version)
 
     async def catch_up(self) -> int:
         """Serve what is confirmed, and return its generation; raises what loading raised."""
@@ -99,6 +123,9 @@ class Follower:
                     # Deleted while it was about to be loaded, because there are newer ones.
                     if self.folder.read() == truth:
                         raise
+            if self._wanted is None and not self._loading:
+                # Not beside one that is still being loaded: both may be too big for that.
+                await self._versions.restore()
             return self.generation
 
     async def before_answer(self) -> None:
@@ -108,8 +135,19 @@ class Follower:
 
     async def look_again(self) -> None:
         """Catch up, unless a change is under way: a health check must not wait for a model to load."""
-        if not self._changing.locked():
-            await self.catch_up()
+        if self._changing.locked():
+            return
+        if self._versions.vacated and self._prepared is not None and time.monotonic() > self._confirmed_until:
+            # Requests wait, and whoever wanted to swap has gone.
+            self._let_go()
+        await self.catch_up()
+
+    async def _fill_again(self) -> None:
+        """Serve again what was let go for a version that did not come to serve."""
+        if self._versions.vacated:
+            # Should it fail, the next health check says so, and Serve replaces this replica.
+            with suppress(Exception):
+                await self.catch_up()
 
     def _newer_truth(self) -> Truth | None:
         truth = self.folder.read()
@@ -117,14 +155,14 @@ class Follower:
 
     async def _serve(self, truth: Truth) -> None:
         if self._is_same_version(truth):
-            self._endpoint.set_batching(truth.settings)
+            self._versions.set_batching(truth.settings)
         elif self._prepared is not None and self._prepared[0].payload == truth.payload:
             _, version = self._prepared
             self._prepared = None
             version.batcher.settings = truth.settings
-            self._endpoint.switch_to(version)
+            self._versions.switch_to(version)
         else:
-            self._endpoint.switch_to(await self._load(truth))
+            self._versions.switch_to(await self._load(truth))
         self._serving = truth
         # What else was prepared for it, or before it, is of no use any more.
         if self._prepared is not None and self._prepared[0].generation <= truth.generation:
@@ -134,7 +172,8 @@ class Follower:
         now = self._serving
         # Turning batching on or off changes what predict is given, so requests must not be mixed.
         return (
-            now is not None
+            self._versions.vacated is None
+            and now is not None
             and now.payload == truth.payload
             and now.settings.enabled == truth.settings.enabled
         )
@@ -142,4 +181,4 @@ class Follower:
     async def _load(self, truth: Truth) -> Version:
         # In a thread: what is unpickled may import a framework for seconds.
         spec = await asyncio.to_thread(self.folder.load, truth)
-        return await self._endpoint.prepare(self._adapt(spec))
+        return await self._versions.prepare(self._adapt(spec))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from airserve_nb.engines.base import Host, Progress, silent
+from airserve_nb.errors import DeployError
 from airserve_nb.version import VersionSpec
 
 __all__ = ["Engine", "Ingress", "Place", "host"]
@@ -26,6 +27,8 @@ class Place:
     num_cpus: float | None = None
     port: int | None = None
     ingress: Ingress = "auto"
+    overlap: bool = True
+    """Whether two versions may be in memory at once, while one takes the other's place."""
 
 
 def host(
@@ -67,8 +70,9 @@ def _host_locally(
     from airserve_nb.engines.local import LocalHost
 
     if isinstance(running, LocalHost) and running.is_running() and running.is_on(place.port):
-        running.swap(spec, place.route_prefix)
+        running.swap(spec, place.route_prefix, overlap=place.overlap)
         return running
+    _refuse_without_overlap(running, place)
     before_it_ends()
     return LocalHost(place.name, spec, route_prefix=place.route_prefix, port=place.port)
 
@@ -96,9 +100,11 @@ def _host_on_ray(
             # Before: when there is no room, nothing has changed. The new replicas take part in the swap.
             progress(f"Scaling {place.name} to {place.num_replicas} replicas ...")
             running.scale(place.num_replicas or 1)
-        progress(f"Loading {place.name} {spec.version} beside the version that serves ...")
-        running.swap(spec)
+        where = "beside" if place.overlap else "instead of"
+        progress(f"Loading {place.name} {spec.version} {where} the version that serves ...")
+        running.swap(spec, overlap=place.overlap)
         return running
+    _refuse_without_overlap(running, place)
     before_it_ends()
     kept = running.replicas if isinstance(running, RayHost) else 1
     return ray_engine.deploy(
@@ -111,3 +117,12 @@ def _host_on_ray(
         ingress=place.ingress,
         progress=progress,
     )
+
+
+def _refuse_without_overlap(running: Host | None, place: Place) -> None:
+    if running is not None and not place.overlap:
+        raise DeployError(
+            f"{place.name} can't be replaced without overlap here, because a new host starts beside the old one; stop it "
+            "first, then deploy it.",
+            deployment=place.name,
+        )

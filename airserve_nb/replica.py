@@ -26,7 +26,7 @@ from airserve_nb.follower import Follower
 from airserve_nb.logbook import LogBook, users_frames, users_traceback
 from airserve_nb.telemetry import Cursor
 from airserve_nb.truth import Truth, TruthFolder
-from airserve_nb.version import VersionSpec, resolve_predictor
+from airserve_nb.version import Version, VersionSpec, resolve_predictor
 
 __all__ = ["Failure", "Replica", "unpack"]
 
@@ -56,7 +56,13 @@ class Replica:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, spec: VersionSpec | None, name: str, truth_folder: str | None = None
     ) -> None:
-        self._endpoint = Endpoint(name, show_errors=_answers_only_this_machine(), echo_client_id=False)
+        self._endpoint = Endpoint(
+            name,
+            show_errors=_answers_only_this_machine(),
+            echo_client_id=False,
+            let_go=self._let_go_of_model,
+        )
+        self._spared: Version | None = None
         self._log = _start_logbook()
         self._spec = spec
         self._rebuilt = 0
@@ -68,7 +74,7 @@ class Replica:
             self._follower.begin_youth()
         elif spec is not None:
             self._spec = _with_gpu(spec)
-            await self._endpoint.activate(self._spec)
+            await self._endpoint.versions.activate(self._spec)
         self._spared = self._endpoint.version
         _spare_what_is_loaded()
 
@@ -94,27 +100,32 @@ class Replica:
         """Catch up with the truth. Serve calls this once a second, and replaces a replica in which it raises."""
         if self._follower is not None:
             await self._follower.look_again()
-        if self._endpoint.version is not self._spared and self._endpoint.is_idle:
+        if self._endpoint.version is not self._spared and self._endpoint.versions.is_idle:
             self._spared = self._endpoint.version
             _spare_what_is_loaded()
+
+    def _let_go_of_model(self) -> None:
+        self._spared = None
+        gc.unfreeze()
+        gc.collect()
 
     # -- swapping -------------------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
         """Return what a kernel that connects needs to know."""
-        version = self._endpoint.version
+        spec = self._endpoint.versions.in_force
         return {
             "pid": os.getpid(),
             "truth_folder": None if self._follower is None else str(self._follower.folder.path),
-            "version": None if version is None else version.name,
-            "settings": None if version is None else version.batcher.settings,
+            "version": None if spec is None else spec.version,
+            "settings": None if spec is None else spec.settings,
         }
 
-    async def prepare(self, truth: Truth) -> Failure | None:
-        """Load a version beside the one that serves; None when that went well."""
+    async def prepare(self, truth: Truth, overlap: bool = True) -> Failure | None:
+        """Load a version beside the one that serves, or instead of it; None when that went well."""
         assert self._follower is not None  # noqa: S101 - whoever has a truth to prepare has a folder
         try:
-            await self._follower.prepare(truth)
+            await self._follower.prepare(truth, overlap=overlap)
         except Exception as error:  # noqa: BLE001 - whatever the user's code raises is told to the kernel
             # As text: the exception itself may not be picklable, or of a class that the kernel lacks.
             return Failure(describe(error), users_frames(error))
@@ -123,7 +134,7 @@ class Replica:
     async def drop(self, truth: Truth) -> None:
         """Let go of the version that was prepared, or is being."""
         if self._follower is not None:
-            self._follower.drop(truth)
+            await self._follower.drop(truth)
 
     async def catch_up(self) -> int:
         """Serve what is confirmed; returns its generation."""
@@ -133,7 +144,7 @@ class Replica:
         """Batch by other limits, until this replica ends; returns what is in force."""
         version = self._endpoint.version
         settings = (version.batcher.settings if version is not None else BatchSettings()).changed(changes)
-        self._endpoint.set_batching(settings)
+        self._endpoint.versions.set_batching(settings)
         return settings
 
     async def reconfigure(self, user_config: Mapping[str, Any] | None) -> None:
@@ -149,9 +160,9 @@ class Replica:
             if rebuild:
                 self._rebuilt += 1
                 version = f"{spec.version.partition('.')[0]}.{self._rebuilt}"
-                await self._endpoint.activate(replace(spec, version=version))
+                await self._endpoint.versions.activate(replace(spec, version=version))
             else:
-                self._endpoint.set_batching(spec.settings)
+                self._endpoint.versions.set_batching(spec.settings)
             self._spec = spec
         except Exception as error:  # noqa: BLE001 - see above
             cause = users_traceback(error)
@@ -161,9 +172,7 @@ class Replica:
         """Return this replica's name and, packed, its next records since its cursor."""
         replica = self._endpoint.replica
         cursor = cursors.get(replica, Cursor())
-        return replica, _packed_to_fit(
-            lambda limit: self._endpoint.recorder.since(cursor, limit), PAGE_RECORDS
-        )
+        return replica, _packed_to_fit(lambda limit: self._endpoint.page(cursor, limit), PAGE_RECORDS)
 
     def log_entries(self, count: int) -> tuple[str, bytes]:
         """Return this replica's name and, packed, as many of its last log entries as fit."""

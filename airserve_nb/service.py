@@ -53,6 +53,7 @@ class Service:
         self._stopped = False
         self._last_logs: list[tuple[str, list[str]]] = []
         self._history = History()
+        self._overlap = True
         self.example: Any = None
         """A request body that the endpoint takes, or None."""
         self.note = note
@@ -241,6 +242,8 @@ class Service:
     def rollback(self) -> None:
         """Serve the version again that served before this one was deployed, in the processes that run.
 
+        With or without overlap, as this one was deployed.
+
         Raises
         ------
         DeployError
@@ -255,7 +258,7 @@ class Service:
                 f"There is no version of {self.name}{now} to go back to; versions() lists those deployed here.",
                 deployment=self.name,
             )
-        self._host.swap(before.spec)
+        self._host.swap(before.spec, overlap=self._overlap)
         self._history.live, self.example = before, before.example
 
     def versions(self) -> pd.DataFrame:
@@ -277,12 +280,19 @@ class Service:
             self._when_stopped()
 
     def _now_serves(
-        self, spec: VersionSpec, host: Host, *, code: str | None, example: Any, note: str | None
+        self,
+        spec: VersionSpec,
+        host: Host,
+        *,
+        code: str | None,
+        example: Any,
+        note: str | None,
+        overlap: bool,
     ) -> None:
         """Note that ``host`` serves a version of this deployment from now on."""
         before, self._host = self._host, host
         self._history.add(spec, code=code, example=example)
-        self.example, self.note = example, note
+        self.example, self.note, self._overlap = example, note, overlap
         # A local server that took the version over, and a Serve application, are the new one's now.
         if before is not host and not (before.engine == host.engine == "ray"):
             before.stop()

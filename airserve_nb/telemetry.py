@@ -26,7 +26,11 @@ __all__ = [
     "Page",
     "Recorder",
     "ReleaseReason",
+    "ReplicaState",
     "RequestRecord",
+    "bucket",
+    "preview",
+    "shown_preview",
     "sum_counters",
 ]
 
@@ -40,6 +44,10 @@ failed. ``drain``: the version was being replaced or stopped.
 
 # A probe of some thousand requests fits, and a replica's memory stays below some 10 MB.
 RING_SIZE = 10_000
+# Bytes of a body that are kept to be shown.
+PREVIEW_LENGTH = 200
+# Frames have any number of rows; a counter for each would never end.
+LARGEST_EXACT_BUCKET = 32
 
 
 class RequestRecord(NamedTuple):
@@ -69,6 +77,10 @@ class RequestRecord(NamedTuple):
     """The replica that answered."""
     error: str | None = None
     """One sentence when the answer is an error."""
+    payload: bytes = b""
+    """The beginning of the body, or of the query of a request without one; see :func:`preview`."""
+    answer: bytes = b""
+    """The beginning of the answer's body; see :func:`preview`."""
 
 
 class BatchRecord(NamedTuple):
@@ -105,10 +117,10 @@ class Counters:
     predict_ms: float = 0.0
     queue_ms: float = 0.0
     total_ms: float = 0.0
-    sizes: Counter[int] = field(default_factory=Counter)
-    """Batches by batch size."""
-    reasons: Counter[str] = field(default_factory=Counter)
-    """Batches by release reason."""
+    sizes: Counter[tuple[int, str]] = field(default_factory=Counter)
+    """Batches by their number of requests and release reason."""
+    row_sizes: Counter[tuple[int, str]] = field(default_factory=Counter)
+    """Batches by their number of rows, see :func:`bucket`, and release reason."""
 
 
 Record = TypeVar("Record")
@@ -120,6 +132,19 @@ class Cursor:
 
     request: int = 0
     batch: int = 0
+
+
+class ReplicaState(NamedTuple):
+    """How a replica does at one moment."""
+
+    version: str
+    """The version that serves."""
+    batching: bool
+    """Whether it batches."""
+    max_batch_size: int
+    batch_wait_timeout_s: float
+    waiting: int
+    """Requests in its queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +161,8 @@ class Page:
     complete: bool
     """False when there is more behind ``cursor`` already."""
     counters: Counters
+    state: ReplicaState | None = None
+    """How the replica does at the moment of reading, where the reader asked an endpoint."""
 
 
 class _Ring(Generic[Record]):
@@ -187,8 +214,8 @@ class Recorder:
             counters.batched_requests += record.batch_size
             counters.rows += record.rows
             counters.predict_ms += record.predict_ms
-            counters.sizes[record.batch_size] += 1
-            counters.reasons[record.release_reason] += 1
+            counters.sizes[record.batch_size, record.release_reason] += 1
+            counters.row_sizes[bucket(record.rows), record.release_reason] += 1
 
     def since(self, cursor: Cursor = Cursor(), limit: int | None = None) -> Page:
         """Return what comes after ``cursor``: at most ``limit`` records of each kind. Reading takes nothing away."""
@@ -220,8 +247,24 @@ def sum_counters(parts: Iterable[Counters]) -> Counters:
         total.queue_ms += part.queue_ms
         total.total_ms += part.total_ms
         total.sizes.update(part.sizes)
-        total.reasons.update(part.reasons)
+        total.row_sizes.update(part.row_sizes)
     return total
+
+
+def preview(content: bytes) -> bytes:
+    """Return the beginning of a body: enough to show, and one byte more than is shown, to tell that there is more."""
+    return content[: PREVIEW_LENGTH + 1]
+
+
+def shown_preview(content: bytes) -> str:
+    """Return a preview as text, with an ellipsis where something is left out."""
+    text = content[:PREVIEW_LENGTH].decode(errors="replace")
+    return f"{text}…" if len(content) > PREVIEW_LENGTH else text
+
+
+def bucket(rows: int) -> int:
+    """Return the number under which batches of this many rows are counted: exact up to 32, then powers of two, rounded down."""
+    return rows if rows <= LARGEST_EXACT_BUCKET else 1 << (rows.bit_length() - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +310,11 @@ class BatchStatistics:
         """Make the statistics of the replicas whose counters are ``parts``."""
         counters = list(parts)
         total = sum_counters(counters)
+        sizes: Counter[int] = Counter()
+        reasons: Counter[str] = Counter()
+        for (size, reason), count in total.sizes.items():
+            sizes[size] += count
+            reasons[reason] += count
         return cls(
             requests=total.requests,
             errors=total.errors,
@@ -275,8 +323,8 @@ class BatchStatistics:
             mean_queue_ms=_mean(total.queue_ms, total.requests),
             mean_predict_ms=_mean(total.predict_ms, total.batches),
             mean_total_ms=_mean(total.total_ms, total.requests),
-            batch_sizes=dict(sorted(total.sizes.items())),
-            release_reasons=dict(sorted(total.reasons.items())),
+            batch_sizes=dict(sorted(sizes.items())),
+            release_reasons=dict(sorted(reasons.items())),
             replicas=len(counters),
         )
 

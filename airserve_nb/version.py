@@ -12,7 +12,7 @@ import importlib
 import inspect
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from airserve_nb.batching.batcher import MicroBatcher
@@ -173,6 +173,10 @@ class Version:
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
+
+    def spec_in_force(self) -> VersionSpec:
+        """Return what it was built from, with the limits that were set since."""
+        return replace(self.spec, settings=self.batcher.settings)
 
     @property
     def in_use(self) -> bool:

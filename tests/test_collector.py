@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from airserve_nb.collector import Collector
+from airserve_nb.collector import Collector, Tick
 from airserve_nb.telemetry import BatchRecord, Cursor, Page, Recorder, RequestRecord
 
 
@@ -125,3 +125,106 @@ def test_pulling_from_many_threads_doubles_nothing() -> None:
         thread.join()
     assert collector.requests().request_id.is_unique
     assert len(collector.requests()) == 2_000
+
+
+# -- watching ---------------------------------------------------------------------------------------
+
+
+class Listener:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.ticks: list[Tick] = []
+
+    def __call__(self, tick: Tick) -> None:
+        self.ticks.append(tick)
+
+    @property
+    def ids(self) -> list[str]:
+        return [record.request_id for tick in self.ticks for record in tick.requests]
+
+
+def collector_threads() -> int:
+    return sum(thread.name == "airserve-collector" for thread in threading.enumerate())
+
+
+def test_watchers_are_told_everything_once(eventually: Any) -> None:
+    """Also what was read before, and what somebody else's reading pulls; one thread serves all, and ends with the last."""
+    replicas = Replicas("a")
+    collector = Collector(replicas.pages)
+    replicas.recorders["a"].add_request(request(0))
+    collector.pull()
+    one, two = Listener(), Listener()
+    end_one, end_two = collector.watch(one), collector.watch(two)
+    for number in range(1, 50):
+        replicas.recorders["a"].add_request(request(number))
+        replicas.recorders["a"].add_batch(batch(number, size=2))
+        if number % 7 == 0:
+            collector.requests()
+            collector.pull()
+    expected = [f"a-{number}" for number in range(50)]
+    for listener in (one, two):
+        eventually(lambda listener=listener: listener.ids == expected, "every record is told, once")
+        eventually(lambda listener=listener: listener.ticks[-1].counters.requests == 50, "with the totals")
+    assert collector_threads() == 1
+    end_one()
+    end_one()
+    assert collector_threads() == 1
+    end_two()
+    assert collector_threads() == 0
+    replicas.recorders["a"].add_request(request(50))
+    end_again = collector.watch(one)
+    eventually(lambda: one.ids[-1] == "a-50", "watching begins anew")
+    end_again()
+    assert collector_threads() == 0
+
+
+def test_what_was_lost_is_counted(eventually: Any) -> None:
+    """A ring buffer that overflowed between two pulls: the totals are exact, and the gap is told."""
+    replicas = Replicas("a", size=10)
+    collector = Collector(replicas.pages)
+    for number in range(25):
+        replicas.recorders["a"].add_request(request(number))
+    listener = Listener()
+    end = collector.watch(listener)
+    eventually(lambda: listener.ticks, "the first tick")
+    end()
+    tick = listener.ticks[0]
+    assert (tick.counters.requests, len(tick.requests), tick.lost_requests) == (25, 10, 15)
+
+
+def test_a_pull_that_fails_is_told_and_tried_again(eventually: Any) -> None:
+    """A deployment that does not answer for a while is no end."""
+    replicas = Replicas("a")
+    down = threading.Event()
+    down.set()
+
+    def pages(cursors: Mapping[str, Cursor]) -> list[tuple[str, Page]]:
+        if down.is_set():
+            raise RuntimeError("no replica")
+        return replicas.pages(cursors)
+
+    listener = Listener()
+    end = Collector(pages).watch(listener)
+    eventually(lambda: listener.ticks, "the first tick")
+    assert listener.ticks[0].error == "RuntimeError: no replica"
+    replicas.recorders["a"].add_request(request(1))
+    down.clear()
+    eventually(lambda: listener.ids == ["a-1"], "it answers again")
+    assert listener.ticks[-1].error is None
+    end()
+
+
+def test_a_watcher_that_raises_is_left_alone(eventually: Any) -> None:
+    """A front end that is gone ends nobody else's watching, and no thread stays for it alone."""
+    replicas = Replicas("a")
+    collector = Collector(replicas.pages)
+    calls: list[Tick] = []
+
+    def broken(tick: Tick) -> None:
+        calls.append(tick)
+        raise RuntimeError("closed")
+
+    collector.watch(broken)
+    eventually(lambda: collector_threads() == 0, "the thread ends with its last watcher")
+    assert len(calls) == 1

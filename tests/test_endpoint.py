@@ -320,6 +320,25 @@ def test_a_clients_id_comes_back_with_errors_too(serve_local: Any) -> None:
     assert service.request({}, headers={"X-Request-Id": "mine"}).headers["x-request-id"] == "mine"
 
 
+def test_records_show_how_bodies_begin(serve_local: Any) -> None:
+    """The request log has the beginning of what was asked, in the body or in the query, and of what was answered."""
+    service = serve_local(Echo, name="echo")
+    service.request({"array": [1.5] * 100})
+    service.request({"array": "no array"})
+    table = recorded(service, 2)
+    assert table.payload[0] == '{"array": [' + "1.5, " * 37 + "1.5,…"
+    assert table.answer[0] == "[" + "1.5," * 49 + "1.5…"
+    assert "no array" in table.payload[1]
+    assert table.answer[1].startswith('{"error":')
+
+    def adapter(base: int) -> np.ndarray:
+        return np.array([float(base)])
+
+    asked = serve_local(Echo, name="asked", http_adapter=adapter)
+    asked.request(method="GET", params={"base": 7})
+    assert recorded(asked, 1).payload[0] == "base=7"
+
+
 def test_server_timing_agrees_with_the_records(serve_local: Any) -> None:
     """Server-Timing has queue, predict and batch in its standard form, equal to what was recorded."""
     service = serve_local(Echo, name="echo")
@@ -551,7 +570,7 @@ def run_with(predictor: Any, talk: Callable[[Endpoint], Awaitable[Any]], **optio
 
     async def main() -> Any:
         endpoint = Endpoint("hidden", show_errors=False)
-        await endpoint.activate(make_spec(predictor, None, **options))
+        await endpoint.versions.activate(make_spec(predictor, None, **options))
         try:
             return await talk(endpoint)
         finally:
@@ -643,7 +662,7 @@ def test_a_swap_loses_no_request_that_arrives_slowly() -> None:
 
         slow = asyncio.create_task(converse(endpoint, receive))
         await asked.wait()
-        swapping = asyncio.create_task(endpoint.activate(make_spec(Echo, None)))
+        swapping = asyncio.create_task(endpoint.versions.activate(make_spec(Echo, None)))
         new = endpoint.version
         while endpoint.version is new:  # noqa: ASYNC110 - the endpoint tells nobody
             await asyncio.sleep(0)
@@ -668,7 +687,7 @@ def test_a_version_that_can_not_load_changes_nothing() -> None:
 
     async def swap(endpoint: Endpoint) -> Any:
         with pytest.raises(KeyError, match="weights"):
-            await endpoint.activate(make_spec(Broken, None))
+            await endpoint.versions.activate(make_spec(Broken, None))
         return await ask(endpoint)
 
     assert run_with(Echo, swap)[0] == 200

@@ -18,6 +18,9 @@ from airserve_nb.telemetry import (
     Cursor,
     Recorder,
     RequestRecord,
+    bucket,
+    preview,
+    shown_preview,
     sum_counters,
 )
 
@@ -77,7 +80,11 @@ def test_a_page_is_a_snapshot() -> None:
     recorder.add_batch(batch(1, 2, 2))
     page = recorder.since()
     recorder.add_batch(batch(2, 2, 2))
-    assert (page.counters.batches, dict(page.counters.sizes), len(page.batches)) == (1, {2: 1}, 1)
+    assert (page.counters.batches, dict(page.counters.sizes), len(page.batches)) == (
+        1,
+        {(2, "timeout"): 1},
+        1,
+    )
 
 
 def test_records_travel_and_do_not_change() -> None:
@@ -135,7 +142,27 @@ def test_statistics_of_nothing() -> None:
 def test_sums_leave_their_parts_alone() -> None:
     """Adding counters changes none of them."""
     part = Counters(requests=1)
-    part.sizes[3] = 1
+    part.sizes[3, "full"] = 1
     total = sum_counters([part, part])
-    assert (total.requests, total.sizes[3]) == (2, 2)
-    assert (part.requests, part.sizes[3]) == (1, 1)
+    assert (total.requests, total.sizes[3, "full"]) == (2, 2)
+    assert (part.requests, part.sizes[3, "full"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "counted"), [(0, 0), (1, 1), (32, 32), (33, 32), (63, 32), (64, 64), (100_000, 65_536)]
+)
+def test_buckets_of_rows(rows: int, counted: int) -> None:
+    """Small numbers are counted exactly, larger ones by powers of two: a counter for each would never end."""
+    assert bucket(rows) == counted
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"x" * 200, "ö".encode() * 100])
+def test_a_short_body_is_shown_whole(content: bytes) -> None:
+    """What fits is shown as it is."""
+    assert shown_preview(preview(content)) == content.decode()
+
+
+def test_a_long_body_is_cut() -> None:
+    """What is left out is said, and bytes that are no text do no harm."""
+    assert shown_preview(preview(b"x" * 1_000_000)) == "x" * 200 + "…"
+    assert shown_preview(preview(b"\xff\x00")) == "\ufffd\x00"

@@ -13,7 +13,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from airserve_nb import DeployError, Predictor
+from airserve_nb import DeployError, Predictor, QueueFullError
 from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.endpoint import Endpoint
 from airserve_nb.follower import Follower
@@ -57,6 +57,27 @@ class Kernel:
         truth = self.stage(spec, settings)
         self.folder.confirm(truth)
         return truth
+
+
+def stage_held(kernel: Kernel) -> tuple[Truth, threading.Event, threading.Event]:
+    """Stage a version that says when it is being loaded, and goes on loading until it is told."""
+    loading, go_on = threading.Event(), threading.Event()
+
+    class Held(Predictor):
+        @classmethod
+        def from_checkpoint(cls, checkpoint: Any, **_: Any) -> Any:
+            loading.set()
+            assert go_on.wait(30)
+            return cls()
+
+        def predict(self, data: Any, **_: Any) -> Any:
+            return np.zeros(len(data))
+
+    held = kernel.stage(spec_of(constant(2), "v2"))
+    load = kernel.folder.load
+    # Handed over as it is: pickled by value, it could not talk to this process.
+    kernel.folder.load = lambda truth: spec_of(Held, "v2") if truth is held else load(truth)  # type: ignore[method-assign]
+    return held, loading, go_on
 
 
 def run_with(kernel: Kernel, talk: Callable[[Endpoint, Follower], Awaitable[Any]]) -> Any:
@@ -157,9 +178,9 @@ def test_dropping_what_was_prepared(tmp_path: Path) -> None:
         second, third = kernel.stage(spec_of(constant(2), "v2")), kernel.stage(spec_of(constant(3), "v3"))
         await follower.prepare(second)
         await follower.prepare(third)
-        follower.drop(second)
-        follower.drop(third)
-        follower.drop(third)
+        await follower.drop(second)
+        await follower.drop(third)
+        await follower.drop(third)
         assert await follower.catch_up() == 1
         assert await answer(endpoint) == 1
 
@@ -264,21 +285,7 @@ def test_a_model_that_loads_holds_nothing_up(tmp_path: Path) -> None:
     """While a version loads, health checks, answers and the next version go on; given up, it never serves."""
     kernel = Kernel(tmp_path)
     kernel.confirm(spec_of(constant(1), "v1"))
-    loading, go_on = threading.Event(), threading.Event()
-
-    class Held(Predictor):
-        @classmethod
-        def from_checkpoint(cls, checkpoint: Any, **_: Any) -> Any:
-            loading.set()
-            assert go_on.wait(30)
-            return cls()
-
-        def predict(self, data: Any, **_: Any) -> Any:
-            return np.zeros(len(data))
-
-    held = kernel.stage(spec_of(constant(2), "v2"))
-    load = kernel.folder.load
-    kernel.folder.load = lambda truth: spec_of(Held, "v2") if truth is held else load(truth)  # type: ignore[method-assign]
+    held, loading, go_on = stage_held(kernel)
 
     async def talk(endpoint: Endpoint, follower: Follower) -> None:
         await follower.catch_up()
@@ -287,7 +294,7 @@ def test_a_model_that_loads_holds_nothing_up(tmp_path: Path) -> None:
         await asyncio.wait_for(follower.look_again(), 5)
         await asyncio.wait_for(follower.before_answer(), 5)
         assert await answer(endpoint) == 1
-        follower.drop(held)
+        await follower.drop(held)
         third = kernel.stage(spec_of(constant(3), "v3"))
         await asyncio.wait_for(follower.prepare(third), 5)
         kernel.folder.confirm(third)
@@ -296,5 +303,77 @@ def test_a_model_that_loads_holds_nothing_up(tmp_path: Path) -> None:
         with pytest.raises(DeployError, match="v2 was given up"):
             await preparing
         assert await answer(endpoint) == 3
+
+    run_with(kernel, talk)
+
+
+# -- without overlap --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["dropped", "never confirmed", "confirmed"])
+def test_requests_wait_for_what_comes_next(tmp_path: Path, end: str) -> None:
+    """Between two versions nothing is answered; then by the new one, or by the old one when that does not come to serve."""
+    kernel = Kernel(tmp_path)
+    kernel.confirm(spec_of(constant(1), "v1"))
+
+    async def talk(endpoint: Endpoint, follower: Follower) -> None:
+        await follower.catch_up()
+        truth = kernel.stage(spec_of(constant(2), "v2"))
+        await follower.prepare(truth, overlap=False)
+        waiting = asyncio.create_task(answer(endpoint))
+        await follower.look_again()
+        assert not waiting.done()
+        if end == "dropped":
+            await follower.drop(truth)
+        elif end == "never confirmed":
+            follower._confirmed_until = 0
+            await follower.look_again()
+        else:
+            kernel.folder.confirm(truth)
+            await follower.catch_up()
+        assert await asyncio.wait_for(waiting, 5) == (2 if end == "confirmed" else 1)
+        (record,) = endpoint.recorder.since().requests
+        assert record.version == ("v2" if end == "confirmed" else "v1")
+
+    run_with(kernel, talk)
+
+
+def test_the_old_model_does_not_come_back_beside_one_that_loads(tmp_path: Path) -> None:
+    """Given up while it loads, a version that can't be stopped ends before the old one is loaded again."""
+    kernel = Kernel(tmp_path)
+    kernel.confirm(spec_of(constant(1), "v1"))
+    held, loading, go_on = stage_held(kernel)
+
+    async def talk(endpoint: Endpoint, follower: Follower) -> None:
+        await follower.catch_up()
+        preparing = asyncio.create_task(follower.prepare(held, overlap=False))
+        await asyncio.to_thread(loading.wait, 30)
+        waiting = asyncio.create_task(answer(endpoint))
+        await follower.drop(held)
+        await follower.look_again()
+        assert endpoint.version is None
+        go_on.set()
+        with pytest.raises(DeployError, match="v2 was given up"):
+            await preparing
+        assert await asyncio.wait_for(waiting, 5) == 1
+
+    run_with(kernel, talk)
+
+
+def test_as_many_wait_as_the_queue_holds(tmp_path: Path) -> None:
+    """Between two versions the queue's limit holds, too."""
+    kernel = Kernel(tmp_path)
+    kernel.confirm(spec_of(constant(1), "v1"), BatchSettings(max_queue_size=1))
+
+    async def talk(endpoint: Endpoint, follower: Follower) -> None:
+        await follower.catch_up()
+        truth = kernel.stage(spec_of(constant(2), "v2"))
+        await follower.prepare(truth, overlap=False)
+        waiting = asyncio.create_task(answer(endpoint))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFullError, match="1 requests wait for the next version"):
+            await answer(endpoint)
+        await follower.drop(truth)
+        assert await waiting == 1
 
     run_with(kernel, talk)

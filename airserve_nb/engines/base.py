@@ -50,8 +50,11 @@ class Host(Protocol):
     def settings(self) -> BatchSettings:
         """How it batches."""
 
-    def swap(self, spec: VersionSpec) -> None:
-        """Serve another version from now on; on an error the one that serves goes on. Blocks."""
+    def swap(self, spec: VersionSpec, *, overlap: bool = True) -> None:
+        """Serve another version from now on; on an error the one that serves goes on. Blocks.
+
+        Without ``overlap`` the old model is let go before the new one is loaded, and requests wait meanwhile.
+        """
 
     def set_batching(self, changes: Mapping[str, Any]) -> None:
         """Batch by other limits from now on; blocks until every replica does."""

@@ -59,6 +59,7 @@ class LocalHost:
         self._route_prefix = route_prefix
         self._log = LogBook()
         self._endpoint = Endpoint(name, show_errors=True, output=self._log)
+        self._versions = self._endpoint.versions
         self.settings = spec.settings
         self._endpoint.logger.addHandler(self._log)
         self._socket = listen_near(port)
@@ -100,10 +101,10 @@ class LocalHost:
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def swap(self, spec: VersionSpec, route_prefix: str | None = None) -> None:
+    def swap(self, spec: VersionSpec, route_prefix: str | None = None, *, overlap: bool = True) -> None:
         """Serve another version, at this route, from now on; on an error the old one goes on."""
         goes_on = f" {self.version} goes on serving." if self.version else ""
-        loading = asyncio.run_coroutine_threadsafe(self._endpoint.prepare(spec), self._loop)
+        loading = asyncio.run_coroutine_threadsafe(self._load(spec, overlap=overlap), self._loop)
         try:
             version = loading.result()
         except AirServeError:
@@ -120,17 +121,27 @@ class LocalHost:
         self.settings = spec.settings
         self._call(self._switch_to(version))
 
+    async def _load(self, spec: VersionSpec, *, overlap: bool) -> Version:
+        if not overlap:
+            await self._versions.vacate()
+        try:
+            return await self._versions.prepare(spec)
+        except BaseException:
+            await self._versions.restore()
+            raise
+
     async def _switch_to(self, version: Version) -> None:
-        self._endpoint.switch_to(version)
+        self._versions.switch_to(version)
 
     def _discard(self, loading: Future[Version]) -> None:
         if loading.exception() is None:
-            self._endpoint.discard(loading.result())
+            self._versions.discard(loading.result())
+            self._restoring = asyncio.ensure_future(self._versions.restore())
 
     def set_batching(self, changes: Mapping[str, Any]) -> None:
         """Batch by other limits from now on."""
         self.settings = self.settings.changed(changes)
-        self._loop.call_soon_threadsafe(self._endpoint.set_batching, self.settings)
+        self._loop.call_soon_threadsafe(self._versions.set_batching, self.settings)
 
     def scale(self, num_replicas: int) -> None:
         """Refuse: there is one."""
@@ -139,8 +150,8 @@ class LocalHost:
     @property
     def version(self) -> str | None:
         """The name of the version that serves."""
-        version = self._endpoint.version
-        return None if version is None else version.name
+        spec = self._versions.in_force
+        return None if spec is None else spec.version
 
     def is_on(self, port: int | None) -> bool:
         """Whether it listens on this port (None: any port)."""
@@ -171,7 +182,7 @@ class LocalHost:
     def pages(self, cursors: Mapping[str, Cursor]) -> list[tuple[str, Page]]:
         """Return the records since the cursor."""
         replica = self._endpoint.replica
-        return [(replica, self._endpoint.recorder.since(cursors.get(replica, Cursor())))]
+        return [(replica, self._endpoint.page(cursors.get(replica, Cursor())))]
 
     def log_entries(self, count: int) -> list[tuple[str, list[str]]]:
         """Return the last log entries."""

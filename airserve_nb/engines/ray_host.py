@@ -113,8 +113,15 @@ class RayHost:
         """Whether a version can be replaced without new processes."""
         return self._folder is not None and ray.is_initialized() and self._running_replicas() > 0
 
-    def swap(self, spec: VersionSpec) -> None:
+    def swap(self, spec: VersionSpec, *, overlap: bool = True) -> None:
         """Serve another version in the processes that run; on an error the old one goes on everywhere.
+
+        Parameters
+        ----------
+        spec
+            What to serve.
+        overlap
+            False: every replica lets its model go before it loads the new one, and requests wait.
 
         Raises
         ------
@@ -122,9 +129,9 @@ class RayHost:
             With the reason, when it can't travel, or any replica can't load it.
         """
         with self._changing:
-            self._swap(spec)
+            self._swap(spec, overlap=overlap)
 
-    def _swap(self, spec: VersionSpec) -> None:
+    def _swap(self, spec: VersionSpec, *, overlap: bool) -> None:
         # Asked for each time: somebody may have deployed this application anew.
         folder = self._folder = _folder_of(self._describe())
         if folder is None:
@@ -139,7 +146,7 @@ class RayHost:
             payload = folder.stage(pickled(spec, name=self.name))
         truth = Truth(1 if now is None else now.generation + 1, payload, spec.settings)
         try:
-            self._prepare(truth)
+            self._prepare(truth, overlap=overlap)
             folder.confirm(truth)
         except BaseException:
             # An interrupt, too. Nobody waits for this: a replica may be loading for minutes.
@@ -212,9 +219,9 @@ class RayHost:
         deployment = application and application.deployments.get(self._handle.deployment_name)
         return dict(deployment.replica_states) if deployment else {}
 
-    def _prepare(self, truth: Truth) -> None:
+    def _prepare(self, truth: Truth, *, overlap: bool) -> None:
         """Let every replica load a version; raises the first one's reason why it could not."""
-        answers = self._broadcast("prepare", truth, timeout_s=None)
+        answers = self._broadcast("prepare", truth, overlap, timeout_s=None)
         for answer in answers:
             if isinstance(answer, Failure):
                 error = DeployError(

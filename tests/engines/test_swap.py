@@ -159,6 +159,55 @@ def test_an_interrupt_leaves_the_old_version(serve_on: Any, eventually: Any, tmp
     assert service.request({"array": [1]}).json() == [3.0]
 
 
+def lonely(value: float, *, fails: bool = False) -> type[Predictor]:
+    """Make a predictor that can only be loaded when no other of its kind is in memory."""
+
+    class Lonely(Predictor):
+        def __init__(self, file: Path) -> None:
+            super().__init__()
+            self.file = file
+            self.itself = self  # a cycle: only the garbage collector can let it go
+
+        @classmethod
+        def from_checkpoint(cls, checkpoint: Any, **_: Any) -> Any:
+            import pathlib
+
+            file = pathlib.Path(checkpoint.to_dict()["file"])
+            file.touch(exist_ok=False)
+            if fails:
+                file.unlink()
+                raise KeyError("weights")
+            return cls(file)
+
+        def __del__(self) -> None:
+            self.file.unlink()
+
+        def predict(self, data: Any, **_: Any) -> Any:
+            return data * 0 + value
+
+    return Lonely
+
+
+def test_without_overlap_the_old_model_goes_first(serve_on: Any, eventually: Any, tmp_path: Path) -> None:
+    """Never are two models in memory; requests wait meanwhile, none fails, and a bad version brings the old one back."""
+    checkpoint = {"file": str(tmp_path / "in memory")}
+    service = serve_on(lonely(1), checkpoint, name="lonely")
+    with pytest.raises(DeployError, match="FileExistsError"):
+        serve_on(lonely(2), checkpoint, name="lonely")
+    with under_load(service) as load:
+        eventually(lambda: load.answers, "the first version answers")
+        serve_on(lonely(2), checkpoint, name="lonely", overlap=False, max_batch_size=3)
+        assert service.request({"array": [1]}).json() == [2.0]
+        service.set_batching(max_batch_size=7)
+        with pytest.raises(DeployError, match=r"KeyError.* goes on serving"):
+            serve_on(lonely(3, fails=True), checkpoint, name="lonely", overlap=False)
+        assert service.request({"array": [1]}).json() == [2.0]
+        service.rollback()
+        assert service.request({"array": [1]}).json() == [1.0]
+    assert {status for _, status, _, _ in load.answers} == {200}
+    assert {value for *_, value in load.answers} == {1.0, 2.0}
+
+
 def test_rollback(serve_on: Any) -> None:
     """Back to what served before, with its batching; the one before the first does not exist."""
     service = serve_on(constant(1), name="back", max_batch_size=3, code="first")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus
 
+from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.deployment import DEFAULT_ACTOR_OPTIONS, PredictorDeployment
 from airserve_nb.engines import ray_cluster
 from airserve_nb.engines.base import Progress, silent
@@ -62,7 +64,8 @@ def deploy(
     ran_before = name in running
     # A rolling update puts one new replica beside the old ones.
     refuse_what_has_no_room(name, 1 if ran_before else num_replicas, cpus)
-    app = _application(name, spec, num_replicas, cpus)
+    before = _payload_of(name, running) if ran_before else None
+    app, folder = _application(name, spec, num_replicas, cpus)
     progress(f"Starting {name} ...")
     target = serve.RunTarget(app, name=name, route_prefix=route_prefix, external_scaler_enabled=True)
     try:
@@ -76,10 +79,23 @@ def deploy(
             # It would hold its route for ever, and nobody could stop it.
             with ray_cluster.quiet_logs():
                 called_outside_loop(serve.delete, name)
+        elif before is not None and folder is not None:
+            # Serve may go on replacing the processes; what those that it starts are to serve is the old version.
+            content, settings = before
+            folder.confirm(Truth(2, folder.stage(content), settings))
         raise
 
 
-def _application(name: str, spec: VersionSpec, num_replicas: int, num_cpus: float) -> serve.Application:
+def _payload_of(name: str, running: Mapping[str, Any]) -> tuple[bytes, BatchSettings] | None:
+    """Return what serves under a name, to go on with when its replacement fails; None where it can't be had."""
+    with suppress(Exception):  # a courtesy: it may not answer, or be none of ours
+        return RayHost(name, running[name]).payload()
+    return None
+
+
+def _application(
+    name: str, spec: VersionSpec, num_replicas: int, num_cpus: float
+) -> tuple[serve.Application, TruthFolder | None]:
     deployment = PredictorDeployment.options(
         name=name,
         num_replicas=num_replicas,
@@ -90,11 +106,11 @@ def _application(name: str, spec: VersionSpec, num_replicas: int, num_cpus: floa
     session = ray_cluster.temporary_folder()
     if session is None:
         # A Ray that we did not start may have its replicas on other machines, where no folder of ours is.
-        return deployment.bind_spec(spec)
+        return deployment.bind_spec(spec), None
     # A folder of its own: the replicas that it replaces go on serving what theirs says.
     folder = TruthFolder(_new_folder(session / "versions", name))
     folder.confirm(Truth(1, folder.stage(content), spec.settings))
-    return deployment.bind_truth(str(folder.path), spec.settings)
+    return deployment.bind_truth(str(folder.path), spec.settings), folder
 
 
 def _new_folder(parent: Path, name: str) -> Path:

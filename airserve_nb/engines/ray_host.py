@@ -149,6 +149,10 @@ class RayHost:
             self._prepare(truth, overlap=overlap)
             folder.confirm(truth)
         except BaseException:
+            if folder.read() == truth:
+                # The interrupt came too late: every replica that looks will serve it.
+                self.version, self.settings = spec.version, truth.settings
+                raise
             # An interrupt, too. Nobody waits for this: a replica may be loading for minutes.
             with suppress(Exception):
                 self._handle.broadcast("drop", truth)._ensure_scheduled()  # noqa: SLF001 - sent, not awaited
@@ -164,6 +168,13 @@ class RayHost:
             del self._payloads[oldest]
         # A replica that is just starting may still be reading the one before.
         folder.forget_all_but({*self._payloads.values(), *([] if before is None else [before.payload])})
+
+    def payload(self) -> tuple[bytes, BatchSettings] | None:
+        """Return what serves, pickled, and how it batches; None where that is not kept."""
+        truth = None if self._folder is None else self._folder.read()
+        if self._folder is None or truth is None:
+            return None
+        return (self._folder.path / truth.payload).read_bytes(), truth.settings
 
     def set_batching(self, changes: Mapping[str, Any]) -> None:
         """Batch by other limits from now on, on every replica."""

@@ -451,7 +451,8 @@ def test_a_rolling_update_that_ends_early_leaves_the_old_version(
 
     service = deploy(constant(1), name="rolled", num_cpus=0.1)
     try:
-        version, before = service.version, service._host._describe()["pid"]  # type: ignore[attr-defined]
+        host: Any = service._host
+        version, before = service.version, host._describe()["pid"]
 
         def interrupted(*_: Any) -> None:
             raise KeyboardInterrupt
@@ -461,12 +462,12 @@ def test_a_rolling_update_that_ends_early_leaves_the_old_version(
             deploy(constant(2), name="rolled", num_cpus=0.2)
         monkeypatch.undo()
         assert raised.value.__notes__ == [f"rolled {version} goes on serving."]
-        eventually(
-            lambda: service._host._describe()["pid"] != before,  # type: ignore[attr-defined]
+        replaced = eventually(
+            lambda: [each for each in host._broadcast("describe") if each["pid"] != before],
             "the processes are replaced",
             timeout_s=60,
         )
-        eventually(lambda: service.request({"array": [1]}).json() == [1.0], "they serve the old version")
-        assert service._host._describe()["version"] == version  # type: ignore[attr-defined]
+        assert [each["version"] for each in replaced] == [version]
+        assert service.request({"array": [1]}).json() == [1.0]
     finally:
         service.stop()

@@ -168,11 +168,11 @@ def _deploy(
     spec = dataclasses.replace(spec, version=f"v{number}")
     # Even if it fails: two versions of one name could not be told apart.
     _version_numbers[name] = number
-    if service is None:
-        hosted = host(spec, place, progress=progress)
-        service = _kept(Service(hosted, when_stopped=lambda: _services.pop(name, None)))
-    else:
-        try:
+    try:
+        if service is None:
+            hosted = host(spec, place, progress=progress)
+            service = _kept(Service(hosted, when_stopped=lambda: _services.pop(name, None)))
+        else:
             hosted = host(
                 spec,
                 place,
@@ -180,9 +180,23 @@ def _deploy(
                 before_it_ends=service._keep_records,  # noqa: SLF001 - as above
                 progress=progress,
             )
-        except KeyboardInterrupt as interrupt:
-            interrupt.add_note(f"{name} {service.version} goes on serving.")
+    except KeyboardInterrupt as interrupt:
+        if service is None:
+            interrupt.add_note(f"{name} was not deployed.")
             raise
+        interrupt.add_note(f"{name} {service.version} goes on serving.")
+        if service.version != spec.version:
+            raise
+        # It came too late to stop the new version: that one is what serves.
+        _now_serves(service, spec, service._host, place, code=code, example=example)  # noqa: SLF001 - as above
+        raise
+    _now_serves(service, spec, hosted, place, code=code, example=example)
+    return service
+
+
+def _now_serves(
+    service: Service, spec: VersionSpec, hosted: Host, place: Place, *, code: str | None, example: Any
+) -> None:
     service._now_serves(  # noqa: SLF001 - as above
         spec,
         hosted,
@@ -191,7 +205,6 @@ def _deploy(
         note=_note(hosted, place.ingress),
         overlap=place.overlap,
     )
-    return service
 
 
 def _taken_over(place: Place, progress: Progress) -> Service | None:

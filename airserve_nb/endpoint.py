@@ -34,6 +34,7 @@ from airserve_nb.encoding import encode
 from airserve_nb.errors import BadOutputError, QueueFullError, RequestError
 from airserve_nb.http_adapters import RawRequest
 from airserve_nb.logbook import users_traceback
+from airserve_nb.output import Reader
 from airserve_nb.telemetry import Cursor, Page, Recorder, ReplicaState, RequestRecord, preview
 from airserve_nb.version import Version, VersionSpec, numbered
 from airserve_nb.version_slot import VersionSlot
@@ -135,6 +136,8 @@ class Endpoint:
         Whether to return a client's ``X-Request-Id``; False where the host does so.
     let_go
         Called when a model has been let go to make room for the next one.
+    output
+        Gets what the models' threads print; None lets it pass.
     """
 
     def __init__(
@@ -145,6 +148,7 @@ class Endpoint:
         show_errors: bool = False,
         echo_client_id: bool = True,
         let_go: Callable[[], object] = gc.collect,
+        output: Reader | None = None,
     ) -> None:
         self.name = name
         self.replica = replica or secrets.token_hex(3)
@@ -153,12 +157,19 @@ class Endpoint:
         self._echo_client_id = echo_client_id
         self._next_request_id = numbered(f"r{self.replica}")
         self._next_batch_id = numbered(f"b{self.replica}")
+        self._output = output
         self.versions = VersionSlot(self._new_version, name=name, let_go=let_go)
         self.logger = logging.getLogger(f"{logger.name}.{self.replica}")
         """Gets the tracebacks of this replica's failed predictions."""
 
     def _new_version(self, spec: VersionSpec) -> Version:
-        return Version(spec, recorder=self.recorder, replica=self.replica, next_batch_id=self._next_batch_id)
+        return Version(
+            spec,
+            recorder=self.recorder,
+            replica=self.replica,
+            next_batch_id=self._next_batch_id,
+            output=self._output,
+        )
 
     @property
     def version(self) -> Version | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import gc
 import inspect
 import logging
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import ray
 from ray import serve
 
+from airserve_nb import output
 from airserve_nb._sentences import describe
 from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.checkpoint import Checkpoint
@@ -240,8 +242,10 @@ def _changed_spec(spec: VersionSpec, changes: Mapping[str, Any]) -> tuple[Versio
 
 
 def _start_logbook() -> LogBook:
-    """Keep what our loggers say, and let it into Serve's log file of this replica too."""
+    """Keep what our loggers say and what is printed; let both into Ray's files of this replica too."""
     book = LogBook()
+    _let_print_print()
+    output.keep_all(book)
     ours = logging.getLogger("airserve_nb")
     ours.setLevel(logging.INFO)
     ours.addHandler(book)
@@ -249,6 +253,15 @@ def _start_logbook() -> LogBook:
         ours.addHandler(handler)
     ours.propagate = False
     return book
+
+
+def _let_print_print() -> None:
+    """Undo Serve's replacing of ``print``, which writes to a log past ``sys.stdout``; the latter it replaces, too."""
+    try:
+        from ray.serve._private.logging_utils import buildin_print
+    except ImportError:  # another Ray: then it may not replace it
+        return
+    builtins.print = buildin_print
 
 
 def _answers_only_this_machine() -> bool:

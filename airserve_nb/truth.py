@@ -69,6 +69,9 @@ class TruthHome(Protocol):
     def has(self, payload: str) -> bool:
         """Whether the pickled version of this name is kept."""
 
+    def content(self, payload: str) -> bytes:
+        """Return a pickled version; raises FileNotFoundError when it is not kept."""
+
     def load(self, truth: Truth) -> VersionSpec:
         """Return the version of a state; raises whatever unpickling it raises."""
 
@@ -142,6 +145,10 @@ class TruthFolder:
         if not self.has(name):
             self._write(name, pickled)
         return name
+
+    def content(self, payload: str) -> bytes:
+        """Return a pickled version; raises FileNotFoundError when it is not kept."""
+        return (self.path / payload).read_bytes()
 
     def load(self, truth: Truth) -> VersionSpec:
         """Return the version of a state; raises whatever unpickling it raises."""

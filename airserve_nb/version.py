@@ -21,6 +21,7 @@ from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.checkpoint import Checkpoint
 from airserve_nb.errors import OptionError
 from airserve_nb.http_adapters import CompiledAdapter, compile_adapter, json_to_ndarray
+from airserve_nb.output import Reader, send_to
 from airserve_nb.predictor import Predictor
 from airserve_nb.telemetry import Recorder
 
@@ -160,6 +161,8 @@ class Version:
         What to build.
     recorder, replica, next_batch_id
         Handed to the batcher.
+    output
+        Gets what the model's thread prints; None lets it pass.
     """
 
     def __init__(
@@ -169,12 +172,13 @@ class Version:
         recorder: Recorder,
         replica: str,
         next_batch_id: Callable[[], str],
+        output: Reader | None = None,
     ) -> None:
         self.name = spec.version
         self.spec = spec
         self.adapter: CompiledAdapter = compile_adapter(spec.http_adapter)
         self.batcher = MicroBatcher(
-            spec.load,
+            functools.partial(_load, spec, output),
             spec.settings,
             next_batch_id=next_batch_id,
             recorder=recorder,
@@ -211,6 +215,13 @@ class Version:
         """Wait until no request is bound to it, then end its model thread."""
         await self._unused.wait()
         await self.batcher.close()
+
+
+def _load(spec: VersionSpec, output: Reader | None) -> Predict:
+    """Load the model, in its own thread, whose output is ``output``'s from then on."""
+    if output is not None:
+        send_to(output)
+    return spec.load()
 
 
 def numbered(prefix: str) -> Callable[[], str]:

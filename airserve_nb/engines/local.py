@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import uvicorn
 
+from airserve_nb import output
 from airserve_nb._deploy_options import check_replicas
 from airserve_nb._sentences import describe
 from airserve_nb.endpoint import Endpoint, Message, Receive, Scope, Send
@@ -56,10 +57,10 @@ class LocalHost:
     def __init__(self, name: str, spec: VersionSpec, *, route_prefix: str, port: int | None = None) -> None:
         self.name = name
         self._route_prefix = route_prefix
-        self._endpoint = Endpoint(name, show_errors=True)
+        self._log = LogBook()
+        self._endpoint = Endpoint(name, show_errors=True, output=self._log)
         self._versions = self._endpoint.versions
         self.settings = spec.settings
-        self._log = LogBook()
         self._endpoint.logger.addHandler(self._log)
         self._socket = listen_near(port)
         self._port = int(self._socket.getsockname()[1])
@@ -75,6 +76,7 @@ class LocalHost:
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"airserve-local-{name}", daemon=True)
+        output.divert()
         self._thread.start()
         try:
             self.swap(spec)
@@ -85,6 +87,8 @@ class LocalHost:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
+        # An adapter prints here.
+        output.send_to(self._log)
         try:
             self._loop.run_until_complete(self._server.serve(sockets=[self._socket]))
         finally:
@@ -92,6 +96,7 @@ class LocalHost:
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
             self._socket.close()
+            output.restore()
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -19,6 +19,7 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus
 
+from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.deployment import DEFAULT_ACTOR_OPTIONS, PredictorDeployment
 from airserve_nb.engines import ray_attach, ray_cluster, ray_truth
 from airserve_nb.engines.base import Progress, silent
@@ -67,6 +68,7 @@ def deploy(
     content = pickled(spec, name=name)
     if ray_attach.is_attached():
         ray_attach.check_workers()
+    before = _what_serves(app, running) if ran_before else None
     home = _new_home(app, name)
     progress(f"Starting {name} ...")
     try:
@@ -79,6 +81,10 @@ def deploy(
         # An interrupt, too.
         if not ran_before:
             _take_back(app, home)
+        elif before is not None:
+            # Serve may go on replacing the processes; what those that it starts are to serve is the old version.
+            old, settings = before
+            home.confirm(Truth(2, home.stage(old), settings))
         raise
     if isinstance(home, ray_truth.TruthActor):
         home.forget_editions_before()
@@ -96,6 +102,13 @@ def _take_back(app: str, home: TruthHome) -> None:
         called_outside_loop(serve.delete, app)
     if isinstance(home, ray_truth.TruthActor):
         home.end()
+
+
+def _what_serves(app: str, running: Mapping[str, Any]) -> tuple[bytes, BatchSettings] | None:
+    """Return what an application serves, to go on with when its replacement fails; None where it can't be had."""
+    with suppress(Exception):  # a courtesy: it may not answer, or be none of ours
+        return RayHost(app, running[app]).payload()
+    return None
 
 
 def _deployment(name: str, num_replicas: int, num_cpus: float) -> Any:

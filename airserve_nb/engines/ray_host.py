@@ -166,6 +166,10 @@ class RayHost:
             self._prepare(truth, overlap=overlap)
             home.confirm(truth)
         except BaseException:
+            if self._confirmed() == truth:
+                # The interrupt came too late: every replica that looks will serve it.
+                self.version, self.settings = spec.version, truth.settings
+                raise
             # An interrupt, too. Nobody waits for this: a replica may be loading for minutes.
             with suppress(Exception):
                 self._handle.broadcast("drop", truth)._ensure_scheduled()  # noqa: SLF001 - sent, not awaited
@@ -198,6 +202,13 @@ class RayHost:
             text = None if self._home is None else self._home.notes()
             return {} if text is None else dict(json.loads(text))
         return {}
+
+    def payload(self) -> tuple[bytes, BatchSettings] | None:
+        """Return what serves, pickled, and how it batches; None where that is not kept."""
+        truth = self._confirmed()
+        if self._home is None or truth is None:
+            return None
+        return self._home.content(truth.payload), truth.settings
 
     def set_batching(self, changes: Mapping[str, Any]) -> None:
         """Batch by other limits from now on, on every replica."""

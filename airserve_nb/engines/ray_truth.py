@@ -250,12 +250,16 @@ class TruthActor:
         """Whether the pickled version of this name is kept."""
         return bool(self._call("has", payload))
 
+    def content(self, payload: str) -> bytes:
+        """Return a pickled version; raises FileNotFoundError when it is not kept."""
+        content = self._call("content", payload, timeout_s=TRANSFER_S)
+        if content is None:
+            raise FileNotFoundError(payload)
+        return bytes(content)
+
     def load(self, truth: Truth) -> VersionSpec:
         """Return the version of a state; raises whatever unpickling it raises."""
-        content = self._call("content", truth.payload, timeout_s=TRANSFER_S)
-        if content is None:
-            raise FileNotFoundError(truth.payload)
-        return unpickled(io.BytesIO(content), truth)
+        return unpickled(io.BytesIO(self.content(truth.payload)), truth)
 
     def forget_all_but(self, payloads: set[str]) -> None:
         """Delete the versions that nobody will ask for any more."""

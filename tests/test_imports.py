@@ -26,7 +26,7 @@ SERVING = (
 )  # fmt: skip
 MAY_IMPORT_RAY = {
     "deployment.py", "replica.py", "engines/ray.py", "engines/ray_cluster.py", "engines/ray_host.py",
-    "engines/ray_travel.py", "trainers.py",
+    "engines/ray_lean.py", "engines/ray_travel.py", "trainers.py",
 }  # fmt: skip
 MAY_IMPORT_NOTEBOOK = {"magics.py", "cell.py", "cell_names.py", "magic_line.py", "display.py", "progress.py"}
 

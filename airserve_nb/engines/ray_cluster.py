@@ -19,7 +19,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +31,7 @@ from airserve_nb._sentences import as_sentence, describe
 from airserve_nb.engines import janitor
 from airserve_nb.engines.base import Progress, silent
 from airserve_nb.engines.ports import check_port, free_port_near, free_ports
+from airserve_nb.engines.ray_lean import lean_start
 from airserve_nb.errors import DeployError, OptionError
 
 __all__ = [
@@ -148,7 +149,8 @@ def _start_ray(ingress: Ingress, progress: Progress) -> None:
     except Exception:  # noqa: BLE001 - Ray raises bare ones; a second try finds its files in memory
         progress("Starting Ray took too long, trying once more ...")
         try:
-            _init_ray(chosen)
+            # In Ray's own way, in case that ours was the reason.
+            _init_ray(chosen, lean=False)
         except Exception as error:
             raise DeployError(
                 f"Ray did not start: {as_sentence(describe(error))} Try again when the machine is less busy, "
@@ -160,14 +162,14 @@ def _start_ray(ingress: Ingress, progress: Progress) -> None:
     _node_id = ray.get_runtime_context().get_node_id()
 
 
-def _init_ray(ingress: str) -> None:
+def _init_ray(ingress: str, *, lean: bool = True) -> None:
     """Start Ray in a folder of its own; when that fails, leave nothing of it."""
     global _folder  # noqa: PLW0603 - one Ray a process
     folder = _folder = Path(tempfile.mkdtemp(prefix="airserve-", dir=_short_temporary_folder()))
     janitor.watch(folder)
     settings = _settings(folder) | (_haproxy_settings(folder) if ingress == "haproxy" else {})
     try:
-        with _environment(settings), quiet_logs():
+        with _environment(settings), quiet_logs(), lean_start() if lean else nullcontext({}) as further:
             ray.init(
                 address="local",
                 num_cpus=max(MINIMUM_CPUS, os.cpu_count() or 1),
@@ -177,6 +179,7 @@ def _init_ray(ingress: str) -> None:
                 logging_level=logging.ERROR,
                 configure_logging=False,
                 _temp_dir=str(folder),
+                **further,
             )
     except BaseException:
         ray.shutdown()

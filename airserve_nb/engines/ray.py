@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def deploy(
     DeployError
         With the reason, when it does not come to run.
     """
-    ray_cluster.ensure_serve(port=port, ingress=ingress, progress=progress)
+    opening = ray_cluster.open_serve(port=port, ingress=ingress, progress=progress)
     running = applications()
     _refuse_taken_route(name, route_prefix, running)
     cpus = DEFAULT_ACTOR_OPTIONS["num_cpus"] if num_cpus is None else num_cpus
@@ -66,9 +67,7 @@ def deploy(
     progress(f"Starting {name} ...")
     target = serve.RunTarget(app, name=name, route_prefix=route_prefix, external_scaler_enabled=True)
     try:
-        with ray_cluster.quiet_logs():
-            called_outside_loop(serve.run_many, [target], wait_for_applications_running=False)
-        _wait_until_running(name)
+        _run(target, opening)
         return connect(name)
     except BaseException:
         # An interrupt, too.
@@ -77,6 +76,17 @@ def deploy(
             with ray_cluster.quiet_logs():
                 called_outside_loop(serve.delete, name)
         raise
+
+
+def _run(target: serve.RunTarget, opening: Future[None]) -> None:
+    """Run an application, its replica starting while the ingress still opens; returns when both serve."""
+    with ray_cluster.quiet_logs():
+        called_outside_loop(serve.run_many, [target], wait_for_applications_running=False)
+        _wait_until_running(target.name)
+        opening.result()
+        client = _get_global_client()
+        # Before, the ingress may not know the route yet.
+        called_outside_loop(client.wait_for_proxies_serving)
 
 
 def _application(name: str, spec: VersionSpec, num_replicas: int, num_cpus: float) -> serve.Application:

@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
@@ -30,7 +31,7 @@ from ray.serve.context import _get_global_client
 from airserve_nb._sentences import as_sentence, describe
 from airserve_nb.engines import janitor
 from airserve_nb.engines.base import Progress, silent
-from airserve_nb.engines.ports import check_port, free_port_near, free_ports
+from airserve_nb.engines.ports import check_port, free_ports, held_port_near
 from airserve_nb.engines.ray_lean import lean_start
 from airserve_nb.errors import DeployError, OptionError
 
@@ -40,6 +41,7 @@ __all__ = [
     "ensure_ray",
     "ensure_serve",
     "ingress_in_place",
+    "open_serve",
     "quiet_logs",
     "shutdown",
     "temporary_folder",
@@ -54,17 +56,20 @@ MINIMUM_CPUS = 4
 OBJECT_STORE_BYTES = 200 * 2**20
 # How many ports a kernel's replicas may choose from.
 REPLICA_PORTS = 200
-PORT_TRIES = 5
 
 _started_by_us = False
 _folder: Path | None = None
 _ingress: str | None = None
 # Of the Ray that we started.
 _node_id: str | None = None
+# Done when Serve's ingress answers; of a Serve that we did not start, at once.
+_opening: Future[None] = Future()
+_opening.set_result(None)
+POLL_S = 0.02
 
 
 def ensure_serve(*, port: int | None = None, ingress: Ingress = "auto", progress: Progress = silent) -> None:
-    """Start Ray and Serve unless they run.
+    """Start Ray and Serve unless they run, and wait until Serve answers.
 
     Raises
     ------
@@ -73,14 +78,36 @@ def ensure_serve(*, port: int | None = None, ingress: Ingress = "auto", progress
     DeployError
         When what runs already has another port or ingress than was asked for, or Ray can't start.
     """
+    open_serve(port=port, ingress=ingress, progress=progress).result()
+
+
+def open_serve(
+    *, port: int | None = None, ingress: Ingress = "auto", progress: Progress = silent
+) -> Future[None]:
+    """Start Ray and Serve unless they run; returns when applications can be deployed, while the ingress still opens.
+
+    Returns
+    -------
+    concurrent.futures.Future
+        Done when the ingress answers; raises when it could not start.
+
+    Raises
+    ------
+    OptionError, DeployError
+        As ``ensure_serve``.
+    """
     if ingress not in {"auto", "haproxy", "python"}:
         raise OptionError(f"ingress is {ingress!r}, but must be 'auto', 'haproxy' or 'python'.")
     check_port(port)
     ensure_ray(ingress=ingress, progress=progress)
+    if _opening.done() and _opening.exception() is not None:
+        # The last try: what there is of it would stay as it is.
+        with quiet_logs():
+            serve.shutdown()
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
         progress("Starting Ray Serve ...")
-        _in_lasting_thread(lambda: _start_serve(port))
+        _start_opening(port)
     elif port is not None and client.http_config.port != port:
         raise DeployError(
             f"Serve answers on port {client.http_config.port} already, and all deployments share it; "
@@ -91,6 +118,7 @@ def ensure_serve(*, port: int | None = None, ingress: Ingress = "auto", progress
             f"Ray runs with the {ingress_in_place()} ingress already; to have {ingress!r}, restart the "
             "kernel and ask for it in the first deployment."
         )
+    return _opening
 
 
 def ensure_ray(*, ingress: Ingress = "auto", progress: Progress = silent) -> None:
@@ -288,22 +316,30 @@ def _port_ranges() -> tuple[int, int]:
     return 20_000 + slot * REPLICA_PORTS, 10_000 + slot * REPLICA_PORTS
 
 
-def _start_serve(port: int | None) -> None:
-    for tries_left in reversed(range(PORT_TRIES)):
-        chosen = free_port_near(port)
+def _start_opening(port: int | None) -> None:
+    """Start Serve; returns when its controller is there, while the ingress still opens."""
+    global _opening  # noqa: PLW0603 - one Serve a process
+    # Raises here, when the port that was asked for is taken.
+    held = held_port_near(port)
+    chosen = int(held.getsockname()[1])
+    opening = _opening = Future()
+
+    def start() -> None:
         try:
-            with quiet_logs():
+            with held, quiet_logs():
                 serve.start(http_options={"host": "127.0.0.1", "port": chosen})
-        except Exception as error:
-            # Seconds pass between the look for a free port and its taking: another kernel may be faster.
-            with quiet_logs():
-                serve.shutdown()
-            if tries_left == 0 or port is not None:
-                raise DeployError(
-                    f"Ray Serve could not start on port {chosen}: {as_sentence(describe(error))}"
-                ) from error
+        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
+            reason = DeployError(f"Ray Serve could not start on port {chosen}: {as_sentence(describe(error))}")
+            reason.__cause__ = error
+            opening.set_exception(reason)
         else:
-            return
+            opening.set_result(None)
+
+    threading.Thread(target=start, name="airserve-call", daemon=True).start()
+    while _get_global_client(raise_if_no_controller_running=False) is None and not opening.done():
+        time.sleep(POLL_S)
+    if opening.done():
+        opening.result()
 
 
 def shutdown() -> None:
@@ -318,19 +354,30 @@ def shutdown() -> None:
     janitor.clean_up()
 
 
+_RAY_LOGGERS = ("ray", "ray.serve")
+_quieting = threading.Lock()
+# Their levels, while anybody wants them quiet: two threads may at once.
+_quiet: list[list[int]] = []
+
+
 @contextmanager
 def quiet_logs() -> Iterator[None]:
     """Keep Ray's progress messages out of the cell."""
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.serve")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        # Beyond errors: Ray tells of agents that are slow to start; what really fails raises.
-        logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in _RAY_LOGGERS]
+    with _quieting:
+        _quiet.append([logger.level for logger in loggers])
+        for logger in loggers:
+            # Beyond errors: Ray tells of agents that are slow to start; what really fails raises.
+            logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        with _quieting:
+            levels = _quiet[0]
+            _quiet.pop()
+            if not _quiet:
+                for logger, level in zip(loggers, levels, strict=True):
+                    logger.setLevel(level)
 
 
 @contextmanager

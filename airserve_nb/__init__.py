@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from airserve_nb.predictors.xgboost import XGBoostCheckpoint, XGBoostPredictor
     from airserve_nb.service import Service
     from airserve_nb.trainers import XGBoostTrainer
+    from airserve_nb.warming import warm_up
 
 __all__ = [
     "AirServeError",
@@ -72,6 +73,7 @@ __all__ = [
     "services",
     "stop",
     "unload_ipython_extension",
+    "warm_up",
 ]
 
 __version__ = "0.1.0"
@@ -93,6 +95,7 @@ _HOMES = {
     "probe": "airserve_nb.loadgen.run",
     "services": "airserve_nb.deploying",
     "stop": "airserve_nb.deploying",
+    "warm_up": "airserve_nb.warming",
 }
 
 

@@ -22,7 +22,7 @@ SERVING = (
     "_adapter_", "_data.py", "encoding.py", "batching/", "telemetry.py", "logbook.py", "endpoint.py", "version.py",
     "truth.py", "follower.py",
     "figures.py", "_figure_base.py", "_timeline.py", "errors.py", "engines/base.py", "engines/local.py",
-    "engines/ports.py",
+    "engines/ports.py", "engines/memory.py",
 )  # fmt: skip
 MAY_IMPORT_RAY = {
     "deployment.py", "replica.py", "engines/ray.py", "engines/ray_cluster.py", "engines/ray_host.py",

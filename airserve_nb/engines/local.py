@@ -69,6 +69,7 @@ class LocalHost:
                 log_config=None,
                 access_log=False,
                 lifespan="off",
+                ws="none",
                 timeout_graceful_shutdown=STOP_PATIENCE_S,
             )
         )

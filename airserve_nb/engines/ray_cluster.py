@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
@@ -31,6 +32,7 @@ from ray.serve.context import _get_global_client
 from airserve_nb._sentences import as_sentence, describe
 from airserve_nb.engines import janitor
 from airserve_nb.engines.base import Progress, silent
+from airserve_nb.engines.memory import available_bytes
 from airserve_nb.engines.ports import check_port, free_ports, held_port_near
 from airserve_nb.engines.ray_lean import lean_start
 from airserve_nb.errors import DeployError, OptionError
@@ -54,6 +56,9 @@ Ingress = Literal["auto", "haproxy", "python"]
 MINIMUM_CPUS = 4
 # Requests do not travel through the object store; checkpoints do.
 OBJECT_STORE_BYTES = 200 * 2**20
+# All processes of Ray and one replica of a small model, measured.
+NEEDED_BYTES = 900 * 2**20
+CERTAINLY_TOO_LITTLE = 0.5
 # How many ports a kernel's replicas may choose from.
 REPLICA_PORTS = 200
 
@@ -170,6 +175,7 @@ def _read_environment(name: str) -> str | None:
 def _start_ray(ingress: Ingress, progress: Progress) -> None:
     global _started_by_us, _ingress, _node_id  # noqa: PLW0603 - one Ray a process
     chosen = _choose_ingress(ingress)
+    _look_at_memory()
     progress("Starting Ray (once a kernel, takes some 10 s) ...")
     atexit.register(shutdown)
     try:
@@ -188,6 +194,26 @@ def _start_ray(ingress: Ingress, progress: Progress) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     _started_by_us, _ingress = True, chosen
     _node_id = ray.get_runtime_context().get_node_id()
+
+
+def _look_at_memory() -> None:
+    """Say so when Ray will hardly find the memory that it needs.
+
+    Raises
+    ------
+    DeployError
+        When it certainly won't.
+    """
+    available = available_bytes()
+    if available is None or available >= NEEDED_BYTES:
+        return
+    sentence = (
+        f"Ray needs some {NEEDED_BYTES / 2**20:.0f} MiB of memory for one replica, and {available / 2**20:.0f} MiB are "
+        "available here; free some, or use engine='local'."
+    )
+    if available < NEEDED_BYTES * CERTAINLY_TOO_LITTLE:
+        raise DeployError(sentence)
+    warnings.warn(sentence, stacklevel=2)
 
 
 def _init_ray(ingress: str, *, lean: bool = True) -> None:

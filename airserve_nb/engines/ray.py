@@ -56,7 +56,8 @@ def deploy(
     DeployError
         With the reason, when it does not come to run.
     """
-    opening = ray_cluster.open_serve(port=port, ingress=ingress, progress=progress)
+    start: dict[str, Any] = {"port": port, "ingress": ingress, "progress": progress}
+    ray_cluster.while_opening(lambda _: None, **start)
     running = applications()
     _refuse_taken_route(name, route_prefix, running)
     cpus = DEFAULT_ACTOR_OPTIONS["num_cpus"] if num_cpus is None else num_cpus
@@ -67,7 +68,7 @@ def deploy(
     progress(f"Starting {name} ...")
     target = serve.RunTarget(app, name=name, route_prefix=route_prefix, external_scaler_enabled=True)
     try:
-        _run(target, opening)
+        ray_cluster.while_opening(lambda opening: _run(target, opening), **start)
         return connect(name)
     except BaseException:
         # An interrupt, too.

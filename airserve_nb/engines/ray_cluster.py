@@ -21,9 +21,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import ray
 from ray import serve
@@ -43,11 +43,13 @@ __all__ = [
     "ensure_ray",
     "ensure_serve",
     "ingress_in_place",
-    "open_serve",
     "quiet_logs",
     "shutdown",
     "temporary_folder",
+    "while_opening",
 ]
+
+T = TypeVar("T")
 
 Ingress = Literal["auto", "haproxy", "python"]
 
@@ -61,6 +63,7 @@ NEEDED_BYTES = 900 * 2**20
 CERTAINLY_TOO_LITTLE = 0.5
 # How many ports a kernel's replicas may choose from.
 REPLICA_PORTS = 200
+PORT_TRIES = 5
 
 _started_by_us = False
 _folder: Path | None = None
@@ -83,24 +86,39 @@ def ensure_serve(*, port: int | None = None, ingress: Ingress = "auto", progress
     DeployError
         When what runs already has another port or ingress than was asked for, or Ray can't start.
     """
-    open_serve(port=port, ingress=ingress, progress=progress).result()
+    while_opening(lambda opening: opening.result(), port=port, ingress=ingress, progress=progress)
 
 
-def open_serve(
-    *, port: int | None = None, ingress: Ingress = "auto", progress: Progress = silent
-) -> Future[None]:
-    """Start Ray and Serve unless they run; returns when applications can be deployed, while the ingress still opens.
+def while_opening(
+    work: Callable[[Future[None]], T],
+    *,
+    port: int | None = None,
+    ingress: Ingress = "auto",
+    progress: Progress = silent,
+) -> T:
+    """Start Ray and Serve unless they run, and call ``work`` while the ingress opens; it is given what to wait for.
 
-    Returns
-    -------
-    concurrent.futures.Future
-        Done when the ingress answers; raises when it could not start.
+    It is called once more when the ingress could not open: another kernel may have been faster to take the port.
 
     Raises
     ------
-    OptionError, DeployError
-        As ``ensure_serve``.
+    Exception
+        What ``work`` raised, and as ``ensure_serve``.
     """
+    for tries_left in reversed(range(PORT_TRIES)):
+        try:
+            return work(_open_serve(port=port, ingress=ingress, progress=progress))
+        except Exception:
+            # Waits until it is known.
+            if _opening.exception() is None or port is not None or tries_left == 0:
+                raise
+    raise AssertionError
+
+
+def _open_serve(
+    *, port: int | None = None, ingress: Ingress = "auto", progress: Progress = silent
+) -> Future[None]:
+    """Return when applications can be deployed; the result is done when the ingress answers, too."""
     if ingress not in {"auto", "haproxy", "python"}:
         raise OptionError(f"ingress is {ingress!r}, but must be 'auto', 'haproxy' or 'python'.")
     check_port(port)
@@ -223,7 +241,8 @@ def _init_ray(ingress: str, *, lean: bool = True) -> None:
     janitor.watch(folder)
     settings = _settings(folder) | (_haproxy_settings(folder) if ingress == "haproxy" else {})
     try:
-        with _environment(settings), quiet_logs(), lean_start() if lean else nullcontext({}) as further:
+        start: AbstractContextManager[dict[str, Any]] = lean_start() if lean else nullcontext({})
+        with _environment(settings), quiet_logs(), start as further:
             ray.init(
                 address="local",
                 num_cpus=max(MINIMUM_CPUS, os.cpu_count() or 1),
@@ -355,7 +374,9 @@ def _start_opening(port: int | None) -> None:
             with held, quiet_logs():
                 serve.start(http_options={"host": "127.0.0.1", "port": chosen})
         except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
-            reason = DeployError(f"Ray Serve could not start on port {chosen}: {as_sentence(describe(error))}")
+            # Of a failed actor's the last line; before it stand its frames.
+            last_line = str(error).strip().splitlines()[-1:] or [describe(error)]
+            reason = DeployError(f"Ray Serve could not start on port {chosen}: {as_sentence(last_line[0])}")
             reason.__cause__ = error
             opening.set_exception(reason)
         else:

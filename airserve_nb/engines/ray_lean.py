@@ -27,6 +27,7 @@ __all__ = ["lean_start"]
 
 # Above the replicas' ports, and below those that Linux gives to outgoing connections.
 AGENT_PORTS = range(30_100, 32_700)
+AGENT_PORT_NAMES = ("metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
 
 
 @contextmanager
@@ -40,14 +41,14 @@ def lean_start() -> Iterator[dict[str, Any]]:
 
 
 def _lean(params: Any) -> Any:
-    names = ("metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
-    wanted = {"no_monitor": True, "include_log_monitor": False, **dict(zip(names, _free_ports(), strict=True))}
+    agent_ports = dict(zip(AGENT_PORT_NAMES, _free_ports(), strict=False))
+    wanted = {"no_monitor": True, "include_log_monitor": False, **agent_ports}
     known = inspect.signature(params).parameters
     return functools.partial(params, **{name: value for name, value in wanted.items() if name in known})
 
 
 def _free_ports() -> list[int]:
-    """Return three ports that are free on all interfaces, and that nobody gets who asks for any port."""
+    """Return ports that are free on all interfaces, and that nobody gets who asks for any port."""
     found: list[int] = []
     for port in random.sample(AGENT_PORTS, len(AGENT_PORTS)):
         with socket.socket() as tried:
@@ -56,6 +57,6 @@ def _free_ports() -> list[int]:
             except OSError:
                 continue
         found.append(port)
-        if len(found) == 3:
+        if len(found) == len(AGENT_PORT_NAMES):
             break
     return found

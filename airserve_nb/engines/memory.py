@@ -1,16 +1,22 @@
-"""How much memory this process can still have: of the machine, and of the control groups that limit it (Linux).
+"""How much memory this process can still have, and whether that is enough for Ray.
 
-A container on a large machine is told of the machine's memory; what counts is its group's limit.
+It is what the machine has left, or a control group that limits it (Linux). A container on a large machine is told of the machine's memory; what counts is its group's limit.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["available_bytes"]
+from airserve_nb.errors import DeployError
 
+__all__ = ["available_bytes", "look_at_memory"]
+
+# What Ray and one replica of a small model take on a machine, measured.
+NEEDED_BYTES = 900 * 2**20
+CERTAINLY_TOO_LITTLE = 0.5
 # What a group without a limit says in the first version of control groups: nearly 2**63.
 _NO_LIMIT = 2**60
 
@@ -28,6 +34,26 @@ def available_bytes(root: Path = Path("/")) -> int | None:
         free = (machine["MemAvailable"] + machine.get("SwapFree", 0)) * 1024
         return max(0, min([free, *_left_in_groups(root)]))
     return None
+
+
+def look_at_memory() -> None:
+    """Warn when Ray will hardly find the memory that it needs.
+
+    Raises
+    ------
+    DeployError
+        When it certainly won't.
+    """
+    available = available_bytes()
+    if available is None or available >= NEEDED_BYTES:
+        return
+    sentence = (
+        f"Ray needs some {NEEDED_BYTES / 2**20:.0f} MiB of memory for one replica, and {available / 2**20:.0f} MiB are "
+        "available here; free some, or use engine='local'."
+    )
+    if available < NEEDED_BYTES * CERTAINLY_TOO_LITTLE:
+        raise DeployError(sentence)
+    warnings.warn(sentence, stacklevel=2)
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:

@@ -77,7 +77,15 @@ def held_port_near(port: int | None) -> socket.socket:
             # Only now: with it a port can be bound on which another kernel's server listens.
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        return holder
+        # From here on nobody can begin to listen; somebody may have, just before.
+        if not _answers(free):
+            return holder
+        holder.close()
+
+
+def _answers(address: tuple[str, int]) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(address) == 0
 
 
 def free_ports(count: int) -> list[int]:

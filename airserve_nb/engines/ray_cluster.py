@@ -18,7 +18,6 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -32,9 +31,10 @@ from ray.serve.context import _get_global_client
 from airserve_nb._sentences import as_sentence, describe
 from airserve_nb.engines import janitor
 from airserve_nb.engines.base import Progress, silent
-from airserve_nb.engines.memory import available_bytes
+from airserve_nb.engines.memory import look_at_memory
 from airserve_nb.engines.ports import check_port, free_ports, held_port_near
 from airserve_nb.engines.ray_lean import lean_start
+from airserve_nb.engines.ray_quiet import quiet_logs
 from airserve_nb.errors import DeployError, OptionError
 
 __all__ = [
@@ -58,12 +58,18 @@ Ingress = Literal["auto", "haproxy", "python"]
 MINIMUM_CPUS = 4
 # Requests do not travel through the object store; checkpoints do.
 OBJECT_STORE_BYTES = 200 * 2**20
-# All processes of Ray and one replica of a small model, measured.
-NEEDED_BYTES = 900 * 2**20
-CERTAINLY_TOO_LITTLE = 0.5
 # How many ports a kernel's replicas may choose from.
 REPLICA_PORTS = 200
 PORT_TRIES = 5
+
+POLL_S = 0.02
+
+
+def _opened() -> Future[None]:
+    opened: Future[None] = Future()
+    opened.set_result(None)
+    return opened
+
 
 _started_by_us = False
 _folder: Path | None = None
@@ -71,9 +77,7 @@ _ingress: str | None = None
 # Of the Ray that we started.
 _node_id: str | None = None
 # Done when Serve's ingress answers; of a Serve that we did not start, at once.
-_opening: Future[None] = Future()
-_opening.set_result(None)
-POLL_S = 0.02
+_opening = _opened()
 
 
 def ensure_serve(*, port: int | None = None, ingress: Ingress = "auto", progress: Progress = silent) -> None:
@@ -119,12 +123,14 @@ def _open_serve(
     *, port: int | None = None, ingress: Ingress = "auto", progress: Progress = silent
 ) -> Future[None]:
     """Return when applications can be deployed; the result is done when the ingress answers, too."""
+    global _opening  # noqa: PLW0603 - one Serve a process
     if ingress not in {"auto", "haproxy", "python"}:
         raise OptionError(f"ingress is {ingress!r}, but must be 'auto', 'haproxy' or 'python'.")
     check_port(port)
     ensure_ray(ingress=ingress, progress=progress)
     if _opening.done() and _opening.exception() is not None:
         # The last try: what there is of it would stay as it is.
+        _opening = _opened()
         with quiet_logs():
             serve.shutdown()
     client = _get_global_client(raise_if_no_controller_running=False)
@@ -193,7 +199,7 @@ def _read_environment(name: str) -> str | None:
 def _start_ray(ingress: Ingress, progress: Progress) -> None:
     global _started_by_us, _ingress, _node_id  # noqa: PLW0603 - one Ray a process
     chosen = _choose_ingress(ingress)
-    _look_at_memory()
+    look_at_memory()
     progress("Starting Ray (once a kernel, takes some 10 s) ...")
     atexit.register(shutdown)
     try:
@@ -212,26 +218,6 @@ def _start_ray(ingress: Ingress, progress: Progress) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     _started_by_us, _ingress = True, chosen
     _node_id = ray.get_runtime_context().get_node_id()
-
-
-def _look_at_memory() -> None:
-    """Say so when Ray will hardly find the memory that it needs.
-
-    Raises
-    ------
-    DeployError
-        When it certainly won't.
-    """
-    available = available_bytes()
-    if available is None or available >= NEEDED_BYTES:
-        return
-    sentence = (
-        f"Ray needs some {NEEDED_BYTES / 2**20:.0f} MiB of memory for one replica, and {available / 2**20:.0f} MiB are "
-        "available here; free some, or use engine='local'."
-    )
-    if available < NEEDED_BYTES * CERTAINLY_TOO_LITTLE:
-        raise DeployError(sentence)
-    warnings.warn(sentence, stacklevel=2)
 
 
 def _init_ray(ingress: str, *, lean: bool = True) -> None:
@@ -394,37 +380,11 @@ def shutdown() -> None:
 
     What does not end with Ray, and the folder, is the janitor's.
     """
-    global _started_by_us, _ingress, _folder
+    global _started_by_us, _ingress, _folder, _opening
     if _started_by_us and ray.is_initialized():
         ray.shutdown()
-    _started_by_us, _ingress, _folder = False, None, None
+    _started_by_us, _ingress, _folder, _opening = False, None, None, _opened()
     janitor.clean_up()
-
-
-_RAY_LOGGERS = ("ray", "ray.serve")
-_quieting = threading.Lock()
-# Their levels, while anybody wants them quiet: two threads may at once.
-_quiet: list[list[int]] = []
-
-
-@contextmanager
-def quiet_logs() -> Iterator[None]:
-    """Keep Ray's progress messages out of the cell."""
-    loggers = [logging.getLogger(name) for name in _RAY_LOGGERS]
-    with _quieting:
-        _quiet.append([logger.level for logger in loggers])
-        for logger in loggers:
-            # Beyond errors: Ray tells of agents that are slow to start; what really fails raises.
-            logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        with _quieting:
-            levels = _quiet[0]
-            _quiet.pop()
-            if not _quiet:
-                for logger, level in zip(loggers, levels, strict=True):
-                    logger.setLevel(level)
 
 
 @contextmanager

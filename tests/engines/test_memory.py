@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from airserve_nb import DeployError
-from airserve_nb.engines.memory import available_bytes
+from airserve_nb.engines import memory
+from airserve_nb.engines.memory import available_bytes, look_at_memory
 
 MIB = 2**20
 
@@ -72,18 +73,16 @@ def test_where_nothing_says_it(tmp_path: Path) -> None:
 
 def test_ray_says_that_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short of memory, a start warns with the numbers and the way out; where it can't work, it is refused."""
-    from airserve_nb.engines import ray_cluster
-
-    needed = ray_cluster.NEEDED_BYTES
+    needed = memory.NEEDED_BYTES
     for available in (None, needed):
-        monkeypatch.setattr(ray_cluster, "available_bytes", lambda available=available: available)
+        monkeypatch.setattr(memory, "available_bytes", lambda available=available: available)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            ray_cluster._look_at_memory()
-    monkeypatch.setattr(ray_cluster, "available_bytes", lambda: needed * 3 // 4)
+            look_at_memory()
+    monkeypatch.setattr(memory, "available_bytes", lambda: needed * 3 // 4)
     said = rf"{needed // MIB} MiB .* {needed * 3 // 4 // MIB} MiB .*engine='local'"
     with pytest.warns(UserWarning, match=said):
-        ray_cluster._look_at_memory()
-    monkeypatch.setattr(ray_cluster, "available_bytes", lambda: needed // 4)
+        look_at_memory()
+    monkeypatch.setattr(memory, "available_bytes", lambda: needed // 4)
     with pytest.raises(DeployError, match="engine='local'"):
-        ray_cluster._look_at_memory()
+        look_at_memory()

@@ -105,6 +105,9 @@ def _host_on_ray(
     before_it_ends: Callable[[], object],
     progress: Progress,
 ) -> Host:
+    from airserve_nb.warming import finish_warming
+
+    finish_warming(progress)
     from airserve_nb.engines import ray as ray_engine
     from airserve_nb.engines import ray_attach, ray_cluster
     from airserve_nb.engines.ray_host import RayHost

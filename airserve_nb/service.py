@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from airserve_nb._deploy_options import check_address, check_replicas
 from airserve_nb.collector import Collector
@@ -288,6 +288,13 @@ class Service:
         self._history.forget()
         if self._when_stopped is not None:
             self._when_stopped()
+
+    def __enter__(self) -> Self:
+        """Return itself: ``with deploy(...) as service:`` stops it at the end."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
 
     def _now_serves(
         self,

@@ -11,6 +11,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
@@ -57,7 +58,8 @@ def deploy(
     DeployError
         With the reason, when it does not come to run.
     """
-    ray_cluster.ensure_serve(port=port, ingress=ingress, progress=progress)
+    start: dict[str, Any] = {"port": port, "ingress": ingress, "progress": progress}
+    ray_cluster.while_opening(lambda _: None, **start)
     running = applications()
     app = ray_attach.application_of(name)
     _refuse_taken_route(app, route_prefix, running)
@@ -74,8 +76,8 @@ def deploy(
     try:
         home.confirm(Truth(1, home.stage(content), spec.settings))
         bound = _deployment(name, num_replicas, cpus).bind_truth(home.where, spec.settings)
-        _run(serve.RunTarget(bound, name=app, route_prefix=route_prefix, external_scaler_enabled=True))
-        _wait_until_running(name, app)
+        target = serve.RunTarget(bound, name=app, route_prefix=route_prefix, external_scaler_enabled=True)
+        ray_cluster.while_opening(lambda opening: _run(name, target, opening), **start)
         host = connect(app)
     except BaseException:
         # An interrupt, too.
@@ -91,9 +93,15 @@ def deploy(
     return host
 
 
-def _run(target: serve.RunTarget) -> None:
+def _run(name: str, target: serve.RunTarget, opening: Future[None]) -> None:
+    """Run an application, its replica starting while the ingress still opens; returns when both serve."""
     with ray_cluster.quiet_logs():
         called_outside_loop(serve.run_many, [target], wait_for_applications_running=False)
+        _wait_until_running(name, target.name)
+        opening.result()
+        client = _get_global_client()
+        # Before, the ingress may not know the route yet.
+        called_outside_loop(client.wait_for_proxies_serving)
 
 
 def _take_back(app: str, home: TruthHome) -> None:

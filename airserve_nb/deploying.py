@@ -49,6 +49,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     route_prefix: str | None = None,
     port: int | None = None,
     ingress: Ingress = "auto",
+    share: bool | str | None = None,
     code: str | None = None,
     progress: Progress = silent,
 ) -> Service:
@@ -94,6 +95,9 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         By default 8000, or the next free one. All deployments of a Ray share one port.
     ingress
         ``haproxy`` (fast, Linux), ``python`` (Ray's own), or ``auto``: the first where it can be had.
+    share
+        True or an interface's address opens it to other machines, as ``Service.share`` does; False closes it. By
+        default it stays as it is, closed at first. What is open at that address already stays so, with its token.
     code
         The code to remember as the deployment's definition.
     progress
@@ -108,6 +112,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     """
     from airserve_nb.function_predictor import as_predictor
     from airserve_nb.http_adapters import json_to_ndarray
+    from airserve_nb.sharing.handle import checked_host
     from airserve_nb.version import make_spec
 
     predictor_cls, adapter = as_predictor(predictor, http_adapter=http_adapter)
@@ -141,8 +146,23 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         port=port,
         ingress=ingress,
     )
+    if share not in {None, False}:
+        # Refused before anything is changed.
+        checked_host(share)
     with _deploying:
-        return _deploy(spec, place, code=code, example=example, progress=progress)
+        service = _deploy(spec, place, code=code, example=example, progress=progress)
+        _share(service, share)
+    return service
+
+
+def _share(service: Service, share: bool | str | None) -> None:
+    """Open or close a service; what is open there already stays so."""
+    if share is None:
+        return
+    if share is False:
+        service.unshare()
+    elif service.sharing is None or share not in {True, service.sharing.host}:
+        service.share(None if share is True else share)
 
 
 def _deploy(

@@ -2,8 +2,8 @@
 
 What is set, and why:
 
-- A temporary folder, and all port numbers that can be chosen, are of this kernel: two kernels, and two users,
-  can work on one machine.
+- A temporary folder, the token that Ray asks everybody for, and all port numbers that can be chosen, are of this
+  kernel: two kernels, and two users, can work on one machine.
 - Ray reads the settings of its fast ingress from the environment at the moment of ``ray.init``. They are put
   there for that moment only, and the environment is left as it was.
 """
@@ -28,7 +28,7 @@ from ray import serve
 from ray.serve.context import _get_global_client
 
 from airserve_nb._sentences import as_sentence, describe
-from airserve_nb.engines import janitor
+from airserve_nb.engines import janitor, ray_token
 from airserve_nb.engines.base import Progress, silent
 from airserve_nb.engines.ports import check_port, free_port_near, free_ports
 from airserve_nb.errors import DeployError, OptionError
@@ -141,6 +141,9 @@ def _read_environment(name: str) -> str | None:
 def _start_ray(ingress: Ingress, progress: Progress) -> None:
     global _started_by_us, _ingress, _node_id  # noqa: PLW0603 - one Ray a process
     chosen = _choose_ingress(ingress)
+    if _started_by_us:
+        # The user has ended it: its token and folder are of no use any more.
+        shutdown()
     progress("Starting Ray (once a kernel, takes some 10 s) ...")
     atexit.register(shutdown)
     try:
@@ -163,8 +166,11 @@ def _start_ray(ingress: Ingress, progress: Progress) -> None:
 def _init_ray(ingress: str) -> None:
     """Start Ray in a folder of its own; when that fails, leave nothing of it."""
     global _folder  # noqa: PLW0603 - one Ray a process
-    folder = _folder = Path(tempfile.mkdtemp(prefix="airserve-", dir=_short_temporary_folder()))
+    parent = _short_temporary_folder()
+    janitor.sweep(parent)
+    folder = _folder = Path(tempfile.mkdtemp(prefix=janitor.PREFIX, dir=parent))
     janitor.watch(folder)
+    ray_token.take(folder)
     settings = _settings(folder) | (_haproxy_settings(folder) if ingress == "haproxy" else {})
     try:
         with _environment(settings), quiet_logs():
@@ -176,10 +182,12 @@ def _init_ray(ingress: str) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=False,
-                _temp_dir=str(folder),
+                # Inside: Ray opens the folder that it is given to everybody.
+                _temp_dir=str(folder / "r"),
             )
     except BaseException:
         ray.shutdown()
+        ray_token.put_back()
         janitor.clean_up()
         raise
 
@@ -312,6 +320,7 @@ def shutdown() -> None:
     if _started_by_us and ray.is_initialized():
         ray.shutdown()
     _started_by_us, _ingress, _folder = False, None, None
+    ray_token.put_back()
     janitor.clean_up()
 
 

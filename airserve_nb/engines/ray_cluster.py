@@ -54,6 +54,7 @@ OBJECT_STORE_BYTES = 200 * 2**20
 # How many ports a kernel's replicas may choose from.
 REPLICA_PORTS = 200
 PORT_TRIES = 5
+NO_PORT = "65536"
 
 _started_by_us = False
 _folder: Path | None = None
@@ -252,6 +253,11 @@ def _settings(folder: Path) -> dict[str, str]:
         # No message about usage statistics in a cell, and none sent.
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # Pages of metrics that anybody could read. The last two programs know no switch, but open none at a number that
+        # is no port.
+        "RAY_enable_metrics_collection": "0",
+        "DASHBOARD_METRIC_PORT": NO_PORT,
+        "AUTOSCALER_METRIC_PORT": NO_PORT,
         "TMPDIR": str(folder),
     }
 

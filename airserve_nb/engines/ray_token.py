@@ -12,7 +12,10 @@ import os
 import secrets
 from pathlib import Path
 
-import ray._raylet as raylet  # its names are C++, which mypy does not see
+from ray._raylet import (  # type: ignore[attr-defined]  # names of C++, which mypy does not see
+    AuthenticationTokenLoader,
+    Config,
+)
 
 __all__ = ["put_back", "take"]
 
@@ -51,5 +54,5 @@ def put_back() -> None:
 def _forget_cached() -> None:
     # No public call makes Ray read the variables again. The mode first: a thread that still ends a connection
     # must not ask for a token that is not there.
-    raylet.Config.initialize("")
-    raylet.AuthenticationTokenLoader.instance().reset_cache()
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()

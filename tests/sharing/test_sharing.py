@@ -84,6 +84,10 @@ def sentence_of(answer: requests.Response) -> str:
     return str(body["error"])
 
 
+def is_open(service: Any) -> bool:
+    return service.sharing is not None
+
+
 def port_of(service: Any) -> int:
     return urlsplit(service.url).port or 80
 
@@ -91,7 +95,7 @@ def port_of(service: Any) -> int:
 def test_only_who_has_the_token_is_let_in(serve_on: Any) -> None:
     """Closed without share; with it no token and a wrong one get 401, the right one the answer; closed again at the end."""
     service = serve_on(made(), name="room", example=ROW)
-    assert service.sharing is None
+    assert not is_open(service)
     assert not answers(HERE, port_of(service))
 
     sharing = service.share(HERE)
@@ -128,7 +132,7 @@ def test_only_who_has_the_token_is_let_in(serve_on: Any) -> None:
 
     service.stop()
     assert not answers(HERE, sharing.port)
-    assert service.sharing is None
+    assert not is_open(service)
 
 
 def test_it_survives_what_happens_to_the_deployment(serve_on: Any) -> None:

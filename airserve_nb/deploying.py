@@ -146,7 +146,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         port=port,
         ingress=ingress,
     )
-    if share not in {None, False}:
+    if share is not None and share is not False:
         # Refused before anything is changed.
         checked_host(share)
     with _deploying:
@@ -161,7 +161,7 @@ def _share(service: Service, share: bool | str | None) -> None:
         return
     if share is False:
         service.unshare()
-    elif service.sharing is None or share not in {True, service.sharing.host}:
+    elif service.sharing is None or (share is not True and share != service.sharing.host):
         service.share(None if share is True else share)
 
 

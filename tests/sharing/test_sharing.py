@@ -392,6 +392,9 @@ def test_cards_and_tables_say_that_it_is_open(serve_local: Any) -> None:
         "203.0.113.7",
         "256.0.0.1",
         7,
+        0,
+        1,
+        [],
         b"127.0.0.2",
     ],
 )

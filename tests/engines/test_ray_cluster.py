@@ -15,6 +15,7 @@ import psutil  # type: ignore[import-untyped]  # its stubs are a package of thei
 import pytest
 
 import airserve_nb
+from airserve_nb.engines import janitor
 
 pytestmark = pytest.mark.own_cluster
 
@@ -297,13 +298,22 @@ def test_rays_own_ingress() -> None:
 
 
 @pytest.mark.timeout(PATIENCE_S * 2)
-def test_a_killed_kernel_leaves_no_server() -> None:
-    """After kill -9 of a kernel Ray's servers end by themselves; its agents take about a minute."""
+def test_the_next_start_cleans_up_behind_a_killed_janitor(eventually: Any) -> None:
+    """When the janitor was killed before its kernel, what is left of both is ended, and their folder removed."""
     with kernel() as one:
+        folder = Path(one.told["folder"])
         family = one.family()
-        one.process.kill()
+        guards = {process for process in family if janitor.__file__ in process.cmdline()}
+        assert len(guards) == 1
+        for process in (*guards, one.process):
+            process.kill()
         one.process.wait(30)
-        prove_gone(family, one.told, timeout_s=120)
+        prove_gone(guards, one.told)
+        assert folder.exists()
+        # As the next start of Ray does, in whatever kernel.
+        janitor.sweep(folder.parent)
+        prove_gone(family, one.told)
+        eventually(lambda: not folder.exists(), "the folder goes")
 
 
 @pytest.mark.timeout(PATIENCE_S * 2)

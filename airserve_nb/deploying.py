@@ -52,6 +52,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     ingress: Ingress = "auto",
     overlap: bool = True,
     address: str | None = None,
+    share: bool | str | None = None,
     code: str | None = None,
     progress: Progress = silent,
 ) -> Service:
@@ -104,6 +105,9 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         A Ray cluster that runs already, to serve there: ``auto`` (``RAY_ADDRESS``, or what runs on this machine),
         ``host:port`` or ``ray://host:port``. By default a Ray of this kernel's own, or the one that it is
         connected to. What is served there goes on when this kernel ends.
+    share
+        True or an interface's address opens it to other machines, as ``Service.share`` does; False closes it. By
+        default it stays as it is, closed at first. What is open at that address already stays so, with its token.
     code
         The code to remember as the deployment's definition.
     progress
@@ -118,6 +122,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     """
     from airserve_nb.function_predictor import as_predictor
     from airserve_nb.http_adapters import json_to_ndarray
+    from airserve_nb.sharing.handle import checked_host
     from airserve_nb.version import make_spec
 
     predictor_cls, adapter = as_predictor(predictor, http_adapter=http_adapter)
@@ -155,8 +160,23 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         overlap=overlap,
         address=address,
     )
+    if share is not None and share is not False:
+        # Refused before anything is changed.
+        checked_host(share)
     with _deploying:
-        return _deploy(spec, place, code=code, example=example, progress=progress)
+        service = _deploy(spec, place, code=code, example=example, progress=progress)
+        _share(service, share)
+    return service
+
+
+def _share(service: Service, share: bool | str | None) -> None:
+    """Open or close a service; what is open there already stays so."""
+    if share is None:
+        return
+    if share is False:
+        service.unshare()
+    elif service.sharing is None or (share is not True and share != service.sharing.host):
+        service.share(None if share is True else share)
 
 
 def _deploy(

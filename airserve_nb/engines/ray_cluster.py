@@ -2,8 +2,8 @@
 
 What is set, and why:
 
-- A temporary folder, and all port numbers that can be chosen, are of this kernel: two kernels, and two users,
-  can work on one machine.
+- A temporary folder, the token that Ray asks everybody for, and all port numbers that can be chosen, are of this
+  kernel: two kernels, and two users, can work on one machine.
 - Ray reads the settings of its fast ingress from the environment at the moment of ``ray.init``. They are put
   there for that moment only, and the environment is left as it was.
 """
@@ -29,7 +29,7 @@ from ray import serve
 from ray.serve.context import _get_global_client
 
 from airserve_nb._sentences import as_sentence, describe
-from airserve_nb.engines import janitor
+from airserve_nb.engines import janitor, ray_token
 from airserve_nb.engines.base import Progress, silent
 from airserve_nb.engines.memory import look_at_memory
 from airserve_nb.engines.ports import check_port, free_ports, held_port_near
@@ -63,6 +63,7 @@ OBJECT_STORE_BYTES = 200 * 2**20
 # How many ports a kernel's replicas may choose from.
 REPLICA_PORTS = 200
 PORT_TRIES = 5
+NO_PORT = "65536"
 
 POLL_S = 0.02
 
@@ -212,6 +213,9 @@ def _start_ray(ingress: Ingress, progress: Progress) -> None:
     global _started_by_us, _ingress, _node_id  # noqa: PLW0603 - one Ray a process
     chosen = _choose_ingress(ingress)
     look_at_memory()
+    if _started_by_us:
+        # The user has ended it: its token and folder are of no use any more.
+        shutdown()
     progress("Starting Ray (once a kernel, takes some 10 s) ...")
     atexit.register(shutdown)
     try:
@@ -235,8 +239,11 @@ def _start_ray(ingress: Ingress, progress: Progress) -> None:
 def _init_ray(ingress: str, *, lean: bool = True) -> None:
     """Start Ray in a folder of its own; when that fails, leave nothing of it."""
     global _folder  # noqa: PLW0603 - one Ray a process
-    folder = _folder = Path(tempfile.mkdtemp(prefix="airserve-", dir=_short_temporary_folder()))
+    parent = _short_temporary_folder()
+    janitor.sweep(parent)
+    folder = _folder = Path(tempfile.mkdtemp(prefix=janitor.PREFIX, dir=parent))
     janitor.watch(folder)
+    ray_token.take(folder)
     settings = _settings(folder) | (_haproxy_settings(folder) if ingress == "haproxy" else {})
     try:
         start: AbstractContextManager[dict[str, Any]] = lean_start() if lean else nullcontext({})
@@ -250,11 +257,13 @@ def _init_ray(ingress: str, *, lean: bool = True) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=False,
-                _temp_dir=str(folder),
+                # Inside: Ray opens the folder that it is given to everybody.
+                _temp_dir=str(folder / "r"),
                 **further,
             )
     except BaseException:
         ray.shutdown()
+        ray_token.put_back()
         janitor.clean_up()
         raise
 
@@ -319,6 +328,11 @@ def _settings(folder: Path) -> dict[str, str]:
         # No message about usage statistics in a cell, and none sent.
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # Pages of metrics that anybody could read. The last two programs know no switch, but open none at a number that
+        # is no port.
+        "RAY_enable_metrics_collection": "0",
+        "DASHBOARD_METRIC_PORT": NO_PORT,
+        "AUTOSCALER_METRIC_PORT": NO_PORT,
         "TMPDIR": str(folder),
     }
 
@@ -397,6 +411,7 @@ def shutdown() -> None:
     if _started_by_us and ray.is_initialized():
         ray.shutdown()
     _started_by_us, _ingress, _folder, _opening = False, None, None, _opened()
+    ray_token.put_back()
     janitor.clean_up()
 
 

@@ -111,15 +111,14 @@ def cluster() -> Iterator[Cluster]:
         made = started(folder)
         deploy_foreign(made)
         yield made
-        # Our part is over, and Ray ends with its head; only its agents take a minute.
-        made.process.terminate()
-        made.process.wait(PATIENCE_S)
     finally:
+        # At once: ended gracefully, Ray waits half a minute for its agents.
         left = processes_of(folder)
         for each in left:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
         psutil.wait_procs(left, timeout=30)
+    made.process.wait(30)
     assert not processes_of(folder)
     shutil.rmtree(folder)
 
@@ -138,7 +137,7 @@ def started(folder: Path) -> Cluster:
 
 
 def start(folder: Path, log: Path) -> Cluster:
-    gcs, client, agent, runtime_env_agent, http = free_ports(5)
+    gcs, client, agent, runtime_env_agent, dashboard, http = free_ports(6)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         "RAY_AUTH_MODE": "token",
@@ -150,7 +149,7 @@ def start(folder: Path, log: Path) -> Cluster:
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--temp-dir={folder}",
         f"--port={gcs}", f"--ray-client-server-port={client}", "--num-cpus=4", "--include-dashboard=false",
-        f"--dashboard-agent-listen-port={agent}", f"--runtime-env-agent-port={runtime_env_agent}",
+        f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}", f"--runtime-env-agent-port={runtime_env_agent}",
         f"--object-store-memory={100 * 2**20}", "--min-worker-port=0", "--max-worker-port=0",
     ]  # fmt: skip
     with log.open("w") as output:

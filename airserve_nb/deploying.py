@@ -203,11 +203,9 @@ def _now_serves(
 def _note(host: Host, asked: Ingress) -> str | None:
     if host.engine == "local":
         return "The local engine has one replica and shares this kernel's interpreter lock."
-    if asked == "auto" and host.ingress == "python":
-        return (
-            "The fast ingress (HAProxy) can't be had here, so Ray's own serves: slower, otherwise the same."
-        )
-    return None
+    slower = "The fast ingress (HAProxy) can't be had here, so Ray's own serves: slower, otherwise the same."
+    notes = [slower if asked == "auto" and host.ingress == "python" else None, getattr(host, "luggage", None)]
+    return " ".join(note for note in notes if note) or None
 
 
 def services() -> dict[str, Service]:

@@ -21,9 +21,10 @@ from ray.serve.schema import ApplicationStatus
 
 from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.deployment import DEFAULT_ACTOR_OPTIONS, PredictorDeployment
-from airserve_nb.engines import ray_cluster
+from airserve_nb.engines import ray_cluster, ray_luggage
 from airserve_nb.engines.base import Progress, silent
-from airserve_nb.engines.ray_host import RayHost, called_outside_loop, refuse_what_has_no_room
+from airserve_nb.engines.ray_host import RayHost, called_outside_loop
+from airserve_nb.engines.ray_placement import Waiting, refuse_what_has_no_room
 from airserve_nb.engines.ray_travel import pickled
 from airserve_nb.errors import DeployError
 from airserve_nb.truth import Truth, TruthFolder
@@ -61,29 +62,45 @@ def deploy(
     running = applications()
     _refuse_taken_route(name, route_prefix, running)
     cpus = DEFAULT_ACTOR_OPTIONS["num_cpus"] if num_cpus is None else num_cpus
-    ran_before = name in running
+    ran_before = _is_there(name)
     # A rolling update puts one new replica beside the old ones.
     refuse_what_has_no_room(name, 1 if ran_before else num_replicas, cpus)
     before = _payload_of(name, running) if ran_before else None
-    app, folder = _application(name, spec, num_replicas, cpus)
+    app, folder, size = _application(name, spec, num_replicas, cpus)
+    waiting = Waiting({"CPU": cpus})
     progress(f"Starting {name} ...")
     target = serve.RunTarget(app, name=name, route_prefix=route_prefix, external_scaler_enabled=True)
     try:
         with ray_cluster.quiet_logs():
             called_outside_loop(serve.run_many, [target], wait_for_applications_running=False)
-        _wait_until_running(name)
-        return connect(name)
+        _wait_until_running(name, waiting)
+        host = connect(name)
+        host.luggage = ray_luggage.described(spec, size)
+        return host
     except BaseException:
         # An interrupt, too.
         if not ran_before:
             # It would hold its route for ever, and nobody could stop it.
-            with ray_cluster.quiet_logs():
-                called_outside_loop(serve.delete, name)
+            _take_back(name, wait=not waiting.is_certain())
         elif before is not None and folder is not None:
             # Serve may go on replacing the processes; what those that it starts are to serve is the old version.
             content, settings = before
             folder.confirm(Truth(2, folder.stage(content), settings))
         raise
+
+
+def _take_back(name: str, *, wait: bool) -> None:
+    """Delete an application. Serve takes 20 s for what has no process yet, so nobody waits for that."""
+    with ray_cluster.quiet_logs():
+        called_outside_loop(serve.delete, name, _blocking=wait)
+    deadline = time.monotonic() + 1.0
+    while not wait and _is_there(name) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+
+
+def _is_there(name: str) -> bool:
+    details = applications().get(name)
+    return details is not None and details.get("status") != ApplicationStatus.DELETING
 
 
 def _payload_of(name: str, running: Mapping[str, Any]) -> tuple[bytes, BatchSettings] | None:
@@ -95,7 +112,8 @@ def _payload_of(name: str, running: Mapping[str, Any]) -> tuple[bytes, BatchSett
 
 def _application(
     name: str, spec: VersionSpec, num_replicas: int, num_cpus: float
-) -> tuple[serve.Application, TruthFolder | None]:
+) -> tuple[serve.Application, TruthFolder | None, int]:
+    """Return the application, where its truth is kept, and how many bytes its version has, pickled."""
     deployment = PredictorDeployment.options(
         name=name,
         num_replicas=num_replicas,
@@ -106,11 +124,11 @@ def _application(
     session = ray_cluster.temporary_folder()
     if session is None:
         # A Ray that we did not start may have its replicas on other machines, where no folder of ours is.
-        return deployment.bind_spec(spec), None
+        return deployment.bind_spec(spec), None, len(content)
     # A folder of its own: the replicas that it replaces go on serving what theirs says.
     folder = TruthFolder(_new_folder(session / "versions", name))
     folder.confirm(Truth(1, folder.stage(content), spec.settings))
-    return deployment.bind_truth(str(folder.path), spec.settings), folder
+    return deployment.bind_truth(str(folder.path), spec.settings), folder, len(content)
 
 
 def _new_folder(parent: Path, name: str) -> Path:
@@ -164,8 +182,10 @@ def _refuse_taken_route(name: str, route_prefix: str, running: Mapping[str, Any]
             )
 
 
-def _wait_until_running(name: str) -> None:
+def _wait_until_running(name: str, waiting: Waiting) -> None:
     started = time.monotonic()
+    # Another's cluster may be growing just now; nobody adds a machine to ours.
+    patience_s = 0.0 if ray_cluster.temporary_folder() is not None else PLACEMENT_PATIENCE_S
     while True:
         status = serve.status().applications.get(name)
         if status is not None and status.status == ApplicationStatus.RUNNING:
@@ -175,10 +195,15 @@ def _wait_until_running(name: str) -> None:
             ApplicationStatus.UNHEALTHY,
         }:
             raise DeployError(f"{name} could not start: {_reason(status)}", deployment=name)
-        if time.monotonic() - started > PLACEMENT_PATIENCE_S and _waits_for_resources(status):
+        waited_s = time.monotonic() - started
+        if waited_s > patience_s and waiting.is_certain():
             raise DeployError(
-                f"{name} was not placed within {PLACEMENT_PATIENCE_S:g} s; Ray's free resources are "
-                f"{ray.available_resources()}.",
+                f"{name} can't be placed: {waiting.in_words()}; ask for less, or stop something.",
+                deployment=name,
+            )
+        if waited_s > PLACEMENT_PATIENCE_S and _waits_for_resources(status):
+            raise DeployError(
+                f"{name} was not placed within {PLACEMENT_PATIENCE_S:g} s: {waiting.in_words()}.",
                 deployment=name,
             )
         time.sleep(POLL_S)

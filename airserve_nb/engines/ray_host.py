@@ -18,7 +18,8 @@ from ray.serve.context import _get_global_client
 from ray.serve.exceptions import DeploymentUnavailableError
 
 from airserve_nb.batching.settings import BatchSettings
-from airserve_nb.engines import ray_cluster
+from airserve_nb.engines import ray_cluster, ray_luggage
+from airserve_nb.engines.ray_placement import refuse_what_has_no_room
 from airserve_nb.engines.ray_travel import pickled
 from airserve_nb.errors import DeployError
 from airserve_nb.replica import Failure, unpack
@@ -26,7 +27,7 @@ from airserve_nb.telemetry import Cursor, Page
 from airserve_nb.truth import Truth, TruthFolder
 from airserve_nb.version import VersionSpec
 
-__all__ = ["RayHost", "called_outside_loop", "refuse_what_has_no_room"]
+__all__ = ["RayHost", "called_outside_loop"]
 
 T = TypeVar("T")
 
@@ -39,8 +40,6 @@ POLL_S = 0.05
 SCALE_PATIENCE_S = 60.0
 # Versions that can be gone back to.
 KEPT_PAYLOADS = 6
-# Ray counts CPUs in ten-thousandths.
-ROUNDING = 1e-4
 
 
 class RayHost:
@@ -72,6 +71,8 @@ class RayHost:
         self.replicas = int(deployment.get("target_num_replicas") or config.get("num_replicas") or 1)
         self.num_cpus = float(config.get("ray_actor_options", {}).get("num_cpus") or 0)
         """CPUs that each replica was given."""
+        self.luggage: str | None = None
+        """A sentence about what makes the version heavy; None when it is not."""
         self.route_prefix = details.get("route_prefix") or "/"
         self.url = f"{ray_cluster.base_url()}{self.route_prefix.rstrip('/') or '/'}"
         self.ingress = called_outside_loop(ray_cluster.ingress_in_place)
@@ -143,7 +144,9 @@ class RayHost:
         now = folder.read()
         payload = self._payloads.get(spec.version)
         if payload is None or not (folder.path / payload).exists():
-            payload = folder.stage(pickled(spec, name=self.name))
+            content = pickled(spec, name=self.name)
+            self.luggage = ray_luggage.described(spec, len(content))
+            payload = folder.stage(content)
         truth = Truth(1 if now is None else now.generation + 1, payload, spec.settings)
         try:
             self._prepare(truth, overlap=overlap)
@@ -303,26 +306,6 @@ class RayHost:
 def _folder_of(described: Mapping[str, Any]) -> TruthFolder | None:
     folder = described["truth_folder"]
     return None if folder is None else TruthFolder(folder)
-
-
-def refuse_what_has_no_room(name: str, more_replicas: int, num_cpus: float) -> None:
-    """Refuse at once what Ray would wait for without a word: more CPUs than are free.
-
-    Raises
-    ------
-    DeployError
-        With the numbers.
-    """
-    needed = more_replicas * num_cpus
-    total = float(ray.cluster_resources().get("CPU", 0))
-    free = float(ray.available_resources().get("CPU", 0))
-    if needed <= free + ROUNDING:
-        return
-    raise DeployError(
-        f"{name} needs {needed:g} more CPUs ({more_replicas} replicas of {num_cpus:g}), but {free:g} of Ray's {total:g} are "
-        "free; ask for fewer, or stop something.",
-        deployment=name,
-    )
 
 
 def called_outside_loop(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

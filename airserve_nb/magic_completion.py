@@ -90,9 +90,7 @@ class MagicCompletion:
         current = self._shell.magics_manager.magics[kind].get(line["name"])
         return None if function is None or current != function else list(function.parser._actions)  # noqa: SLF001 - argparse has no public list
 
-    def _candidates(
-        self, actions: list[Action], typed: list[str], fragment: str, cell: str
-    ) -> Iterator[str]:
+    def _candidates(self, actions: list[Action], typed: list[str], fragment: str, cell: str) -> Iterator[str]:
         options = {name: action for action in actions for name in action.option_strings}
         before = options.get(typed[-1]) if typed else None
         if before is not None and before.nargs != 0:
@@ -132,7 +130,8 @@ class MagicCompletion:
 
 def _positionals(typed: list[str], options: Mapping[str, Action]) -> list[str]:
     """Return the words that are neither options nor their values."""
-    found, before = [], None
+    found: list[str] = []
+    before: str | None = None
     for word in typed:
         action = options.get(before) if before is not None else None
         is_value = action is not None and action.nargs != 0

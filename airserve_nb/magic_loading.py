@@ -44,9 +44,7 @@ def unload(ipython: Any) -> None:
     ipython.configurables[:] = [each for each in ipython.configurables if each is not magics]
     if magics.matcher is not None:
         completer = ipython.Completer
-        completer.custom_matchers = [
-            each for each in completer.custom_matchers if each is not magics.matcher
-        ]
+        completer.custom_matchers = [each for each in completer.custom_matchers if each is not magics.matcher]
 
 
 def _registered(ipython: Any) -> Any:

@@ -72,7 +72,10 @@ class AirServeMagics(ServeDefaults, Magics):
     )
     @argument("--route-prefix", metavar="P", type=magic_values.route, help="The URL's path; default /NAME.")
     @argument(
-        "--port", metavar="N", type=magic_values.port, help="The HTTP port; default 8000, or the next free one."
+        "--port",
+        metavar="N",
+        type=magic_values.port,
+        help="The HTTP port; default 8000, or the next free one.",
     )
     @argument(
         "--engine",
@@ -128,7 +131,9 @@ class AirServeMagics(ServeDefaults, Magics):
     @magic_arguments("serve")
     @kwds(usage="serve [--warm] [--help]")
     @argument(
-        "--warm", action="store_true", help="Start Ray in the background, so that the first cell finds it there."
+        "--warm",
+        action="store_true",
+        help="Start Ray in the background, so that the first cell finds it there.",
     )
     @_help
     @line_magic("serve")
@@ -200,7 +205,9 @@ class AirServeMagics(ServeDefaults, Magics):
     @magic_arguments("probe")
     @kwds(usage="probe NAME [--requests N] [--concurrency N] [--help]")
     @argument("name", nargs="?", metavar="NAME", help="A service, or a URL.")
-    @argument("--requests", metavar="N", type=magic_values.count, help="How many requests to send; default 10.")
+    @argument(
+        "--requests", metavar="N", type=magic_values.count, help="How many requests to send; default 10."
+    )
     @argument(
         "--concurrency",
         metavar="N",

@@ -23,7 +23,12 @@ def test_services_of_this_kernel(serve_local: Any) -> None:
     service = serve_local(echo, name="adder")
     service.request({"array": [1]})
     (view,) = overview().views
-    assert (view.name, view.version, view.url, view.engine) == ("adder", service.version, service.url, "local")
+    assert (view.name, view.version, view.url, view.engine) == (
+        "adder",
+        service.version,
+        service.url,
+        "local",
+    )
     assert view.statistics is not None
     assert (view.statistics.requests, view.replicas) == (1, 1)
     assert repr(overview()) == "adder  running, engine local, batching up to 10 requests, wait 0 ms"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from IPython.core.completer import provisionalcompleter
@@ -25,7 +24,9 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
     # As in a kernel without jedi; with it the offers below must be the same.
     magic_loading.load(shell)
     monkeypatch.setattr(deploying, "services", lambda: {"adder": object(), "addition": object()})
-    shell.run_cell("class result: checkpoint = {'a': 1}\nweights = {'b': 2}\n_hidden = {}\ndef read(x: int): ...")
+    shell.run_cell(
+        "class result: checkpoint = {'a': 1}\nweights = {'b': 2}\n_hidden = {}\ndef read(x: int): ..."
+    )
     yield shell
     magic_loading.unload(shell)
 

@@ -74,7 +74,10 @@ def parts_of(spec: VersionSpec) -> Iterator[tuple[str, Any]]:
                 roots.append(value)
             else:
                 yield where, value
-    for what, values in (("predict_kwargs", spec.predict_kwargs), ("checkpoint_kwargs", spec.checkpoint_kwargs)):
+    for what, values in (
+        ("predict_kwargs", spec.predict_kwargs),
+        ("checkpoint_kwargs", spec.checkpoint_kwargs),
+    ):
         yield from ((f"{what}[{key!r}]", value) for key, value in values.items())
     yield "the checkpoint", spec.checkpoint
 

@@ -99,7 +99,9 @@ class TestLuggage:
 
     def test_the_largest_parts_are_named(self) -> None:
         """Globals, those of helpers too, and the checkpoint, with their sizes; what is small is left out."""
-        source = "def helper(data):\n    return data + far\n" + ADDER.format(expression="helper(data + near + few)")
+        source = "def helper(data):\n    return data + far\n" + ADDER.format(
+            expression="helper(data + near + few)"
+        )
         names = {"far": bytes(30 * 2**20), "near": bytes(20 * 2**20), "few": bytes(2**20)}
         spec = VersionSpec(by_value(source, **names), Checkpoint.from_dict({"w": bytes(25 * 2**20)}))
         sentence = self.described(spec) or ""

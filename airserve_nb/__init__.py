@@ -35,6 +35,7 @@ from airserve_nb.errors import (
 
 if TYPE_CHECKING:
     from airserve_nb import http_adapters
+    from airserve_nb.applications import overview
     from airserve_nb.capacity import CapacityPlan, plan_capacity
     from airserve_nb.checkpoint import Checkpoint
     from airserve_nb.deploying import deploy, services, stop
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from airserve_nb.service_time import ServiceTime, fit_service_time
     from airserve_nb.simulation import Simulation, simulate
     from airserve_nb.trainers import XGBoostTrainer
+    from airserve_nb.warming import warm_up
 
 __all__ = [
     "AirServeError",
@@ -80,12 +82,14 @@ __all__ = [
     "fit_service_time",
     "http_adapters",
     "load_ipython_extension",
+    "overview",
     "plan_capacity",
     "probe",
     "services",
     "simulate",
     "stop",
     "unload_ipython_extension",
+    "warm_up",
 ]
 
 __version__ = "0.1.0"
@@ -110,11 +114,13 @@ _HOMES = {
     "deploy": "airserve_nb.deploying",
     "diagnose": "airserve_nb.diagnosis",
     "fit_service_time": "airserve_nb.service_time",
+    "overview": "airserve_nb.applications",
     "plan_capacity": "airserve_nb.capacity",
     "probe": "airserve_nb.loadgen.run",
     "services": "airserve_nb.deploying",
     "simulate": "airserve_nb.simulation",
     "stop": "airserve_nb.deploying",
+    "warm_up": "airserve_nb.warming",
 }
 
 
@@ -137,13 +143,13 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(ipython: Any) -> None:
     """Register the magics; called by ``%load_ext airserve_nb``."""
-    from airserve_nb import magics
+    from airserve_nb import magic_loading
 
-    magics.load(ipython)
+    magic_loading.load(ipython)
 
 
 def unload_ipython_extension(ipython: Any) -> None:
     """Remove the magics again; called by ``%unload_ext airserve_nb``."""
-    from airserve_nb import magics
+    from airserve_nb import magic_loading
 
-    magics.unload(ipython)
+    magic_loading.unload(ipython)

@@ -10,6 +10,7 @@
     ├── CellError            (RuntimeError)  a %%serve cell does not define what it should
     ├── ProbeError           (RuntimeError)  a probe can't be planned or run
     ├── SloMissedError       (AssertionError) a probe's figures miss an objective
+    ├── FitError             (ValueError)    what was measured does not allow the conclusion
     └── RequestError                         one request is answered with an error; has ``.status``
         ├── BadInputError    (ValueError)    4xx: the request is not what the adapter takes
         ├── QueueFullError   (RuntimeError)  503: too many requests wait; has ``.retry_after_s``
@@ -30,6 +31,7 @@ __all__ = [
     "CellError",
     "CheckpointError",
     "DeployError",
+    "FitError",
     "OptionError",
     "PredictFailedError",
     "PredictorError",
@@ -99,6 +101,10 @@ class ProbeError(AirServeError, RuntimeError):
 
 class SloMissedError(AirServeError, AssertionError):
     """A probe's figures miss an objective that ``assert_slo`` was given."""
+
+
+class FitError(AirServeError, ValueError):
+    """What was measured does not allow the conclusion that was asked for."""
 
 
 class RequestError(AirServeError):

@@ -12,6 +12,7 @@ import pandas as pd
 
 from airserve_nb import figures
 from airserve_nb.batching.settings import BatchSettings
+from airserve_nb.errors import ProbeError
 from airserve_nb.loadgen import result_text
 from airserve_nb.loadgen.comparison import Comparison
 from airserve_nb.loadgen.options import LoadPlan
@@ -25,6 +26,9 @@ from airserve_nb.loadgen.summary import ProbeSummary, counted, summarise
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from airserve_nb.diagnosis import Diagnosis
+    from airserve_nb.service_time import ServiceTime
 
 __all__ = ["ProbeResult"]
 
@@ -146,6 +150,35 @@ class ProbeResult:
         limits = {"p50": p50_ms, "p90": p90_ms, "p99": p99_ms, "p99.9": p999_ms}
         given = {name: limit for name, limit in limits.items() if limit is not None}
         check_slo(self.summary(), self.target, given, error_rate, requests_per_s)
+
+    def diagnose(self) -> Diagnosis:
+        """Say what limits the size of the batches, and what limits latency.
+
+        Raises
+        ------
+        ProbeError
+            When it is not known by which limits the target batches, as of a bare URL.
+        """
+        from airserve_nb.diagnosis import diagnose, records_from_frames
+
+        if self.settings is None:
+            raise ProbeError(
+                f"{self.target} was probed by its URL, which does not tell its limits; probe the Service itself."
+            )
+        # For the server a request begins when it is sent.
+        requests = self.requests.assign(total_ms=self.requests["service_ms"])
+        return diagnose(
+            *records_from_frames(requests, self.batches),
+            self.settings,
+            replicas=self.replicas,
+            concurrency=self.plan.concurrency if self.plan.kind == "closed" else None,
+        )
+
+    def fit_service_time(self, *, seed: int = 0) -> ServiceTime:
+        """Fit how long a batch takes by its rows, to the batches of this probe; see ``airserve_nb.fit_service_time``."""
+        from airserve_nb.service_time import fit_service_time
+
+        return fit_service_time(self.batches, seed=seed)
 
     # -- keeping --------------------------------------------------------------------------------
 

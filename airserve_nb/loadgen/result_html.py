@@ -49,7 +49,8 @@ def result_html(result: ProbeResult, headline: str, picture: str) -> str:
 
 def _sentences(result: ProbeResult, summary: ProbeSummary) -> list[str]:
     errors = Counter(result.requests["error"].dropna()).most_common(ERRORS_SHOWN)
-    return [*summary.remarks(), *(f"{count} of them: {sentence}" for sentence, count in errors)]
+    found = [str(result.diagnose())] if result.settings is not None and len(result.batches) else []
+    return [*found, *summary.remarks(), *(f"{count} of them: {sentence}" for sentence, count in errors)]
 
 
 def _list(sentences: list[str]) -> str:

@@ -26,7 +26,13 @@ HERE = Path(__file__).parent
 ROUNDS = 5
 CONNECTIONS = 64
 BODY = {"array": [40]}
-KINDS = {"ok": "ok", "fail": "http_error", "reset": "connection_error", "cut": "connection_error", "hang": "timeout"}
+KINDS = {
+    "ok": "ok",
+    "fail": "http_error",
+    "reset": "connection_error",
+    "cut": "connection_error",
+    "hang": "timeout",
+}
 
 
 @contextmanager
@@ -56,11 +62,21 @@ def against_wrk(base: str) -> None:
         rate, ratio, median = (statistics.median(column) for column in (ours, rates, medians))
         print(f"     {path}: {rate:.0f} req/s, client-limited in {limited} of {ROUNDS} rounds", flush=True)
         bound = "0.9 to 1.1" if path == "/work" else "at least 0.9, or client-limited"
-        report(f"{path}: throughput over wrk's", ratio, bound, kept=0.9 <= ratio <= (1.1 if path == "/work" else 9))
+        report(
+            f"{path}: throughput over wrk's",
+            ratio,
+            bound,
+            kept=0.9 <= ratio <= (1.1 if path == "/work" else 9),
+        )
         if path == "/work":
             report(f"{path}: p50 over wrk's", median, bound, kept=0.9 <= median <= 1.1)
         else:
-            report(f"{path}: requests a second at {CONNECTIONS} connections", rate, "at least 4000", kept=rate >= 4000)
+            report(
+                f"{path}: requests a second at {CONNECTIONS} connections",
+                rate,
+                "at least 4000",
+                kept=rate >= 4000,
+            )
     summary = probe(base + "/fast", BODY, rate=60_000, duration=1).summary()
     print(f"     asked for 60,000 req/s: {summary}", flush=True)
     report("asked for more than it can, it says so", summary.client_limited, "1", kept=summary.client_limited)
@@ -76,14 +92,18 @@ def against_a_stall(base: str) -> None:
     opened = probe(base + "/stall", BODY, rate=200, duration="20s", arrivals="constant").summary()
     assert opened.p99_ms is not None
     ratio = opened.p99_ms / analytic_ms
-    report("stall: p99 of the open loop over the analytic one", ratio, "0.95 to 1.05", kept=0.95 <= ratio <= 1.05)
+    report(
+        "stall: p99 of the open loop over the analytic one", ratio, "0.95 to 1.05", kept=0.95 <= ratio <= 1.05
+    )
     poisson = probe(base + "/stall", BODY, rate=200, duration="20s").summary()
     assert poisson.p99_ms is not None
     print(f"     with Poisson arrivals: {poisson.p99_ms / analytic_ms:.3f}", flush=True)
     closed = probe(base + "/stall", BODY, concurrency=8, duration="20s").summary()
     assert closed.p99_ms is not None
     hidden = closed.p99_ms / analytic_ms
-    report("stall: p99 of a closed loop over the analytic one", hidden, "hidden: below 0.1", kept=hidden < 0.1)
+    report(
+        "stall: p99 of a closed loop over the analytic one", hidden, "hidden: below 0.1", kept=hidden < 0.1
+    )
 
 
 def counted(base: str) -> None:
@@ -91,7 +111,11 @@ def counted(base: str) -> None:
     orders = ["ok"] * 99_000 + [kind for kind in KINDS if kind != "ok"] * 250
     random.Random(3).shuffle(orders)
     result = probe(
-        base + "/orders", [{"do": order} for order in orders], requests=len(orders), concurrency=64, timeout_s=2
+        base + "/orders",
+        [{"do": order} for order in orders],
+        requests=len(orders),
+        concurrency=64,
+        timeout_s=2,
     )
     summary = result.summary()
     print(f"     {summary}", flush=True)
@@ -99,9 +123,13 @@ def counted(base: str) -> None:
     report("100,000 requests: those counted as something else", wrong, "0", kept=wrong == 0)
     with urllib.request.urlopen(base + "/counts") as response:  # noqa: S310 - our own server
         received = json.load(response)
-    apart = sum((Counter(orders) - Counter(received)).values()) + sum((Counter(received) - Counter(orders)).values())
+    apart = sum((Counter(orders) - Counter(received)).values()) + sum(
+        (Counter(received) - Counter(orders)).values()
+    )
     report("100,000 requests: difference from what the server received", apart, "0", kept=apart == 0)
-    here, client = (resource.getrusage(who).ru_maxrss / 2**20 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    here, client = (
+        resource.getrusage(who).ru_maxrss / 2**20 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     print(f"     memory at most, in GB: here {here:.2f}, client {client:.2f}", flush=True)
     report("100,000 requests: GB at most", max(here, client), "below 1", kept=max(here, client) < 1)
 

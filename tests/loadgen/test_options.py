@@ -29,7 +29,9 @@ class TestTimes:
     @given(st.floats(1, 500), st.floats(0.5, 20), st.integers(0, 99))
     def test_poisson(self, rate: float, duration: float, seed: int) -> None:
         """Arrivals are ascending, within the duration, and about as many as the rate says."""
-        planned = LoadPlan("open", rates=(rate,), duration_s=duration, arrivals="poisson", seed=seed).planned()
+        planned = LoadPlan(
+            "open", rates=(rate,), duration_s=duration, arrivals="poisson", seed=seed
+        ).planned()
         assert planned is not None
         arrivals = planned[0]
         assert (np.diff(arrivals) >= 0).all()

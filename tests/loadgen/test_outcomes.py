@@ -41,7 +41,12 @@ def test_a_run_survives_the_pipe(rows: list[tuple[Any, ...]], interrupted: bool)
     run = Run(filled(rows), 1.5, 0.25, interrupted, ClientReport(cpu_share=0.5))
     line, _, data = run.to_bytes().partition(b"\n")
     again = Run.from_bytes(line, data)
-    assert (again.started_at, again.elapsed_s, again.interrupted, again.client) == (1.5, 0.25, interrupted, run.client)
+    assert (again.started_at, again.elapsed_s, again.interrupted, again.client) == (
+        1.5,
+        0.25,
+        interrupted,
+        run.client,
+    )
     for name in ("kinds", "sentences", "not_kept"):
         assert getattr(again.outcomes, name)() == getattr(run.outcomes, name)()
     for name in ("status", "timing", "bodies"):

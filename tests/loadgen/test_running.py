@@ -85,7 +85,10 @@ class TestHandle:
 
         before = threading.active_count()
         asyncio.run(cell())
-        eventually(lambda: not [one for one in threading.enumerate() if one.name == "airserve-probe"], "its thread ends")
+        eventually(
+            lambda: not [one for one in threading.enumerate() if one.name == "airserve-probe"],
+            "its thread ends",
+        )
         assert threading.active_count() <= before
 
     def test_refusals_come_at_once(self, server: ToyServer) -> None:
@@ -134,7 +137,9 @@ class TestProgress:
 
         monkeypatch.setattr(IPython, "get_ipython", lambda: Shell)
         monkeypatch.setattr(progress_module, "QUIET_S", 0.0)
-        monkeypatch.setattr(progress_module.LiveLine.__init__, "__kwdefaults__", {"quiet_s": 0.0, "clock": lambda: 1.0})
+        monkeypatch.setattr(
+            progress_module.LiveLine.__init__, "__kwdefaults__", {"quiet_s": 0.0, "clock": lambda: 1.0}
+        )
         running = start_probe(server.url, [{"do": "ok"}] * 4 + [{"do": "hang"}], requests=5)
         stopper = threading.Thread(target=lambda: seen.wait(30) and running.cancel())
         stopper.start()
@@ -161,7 +166,14 @@ class TestProgress:
     ) -> None:
         """The bar follows what ends the probe: the requests, or the time."""
         latest = Latest(read_options(**options), count, until, lambda: None)
-        report = {"elapsed_s": 5.0, "in_flight": 4, "ok": 48, "failed": 2, "requests_per_s": 10.0, "p50_ms": 12.34}
+        report = {
+            "elapsed_s": 5.0,
+            "in_flight": 4,
+            "ok": 48,
+            "failed": 2,
+            "requests_per_s": 10.0,
+            "p50_ms": 12.34,
+        }
         latest.take(report)
         assert latest.progress.share == share
         assert text in str(latest.progress)

@@ -24,12 +24,20 @@ def result(count: int = 1000, failed: int = 0) -> ProbeResult:
             **dict.fromkeys(("queue_ms", "predict_ms", "overhead_ms"), np.nan),
         }
     )
-    return ProbeResult("adder", "http://h/adder", requests, pd.DataFrame({"batch_size": []}), 10.0, interrupted=False)
+    return ProbeResult(
+        "adder", "http://h/adder", requests, pd.DataFrame({"batch_size": []}), 10.0, interrupted=False
+    )
 
 
 @pytest.mark.parametrize(
     "objectives",
-    [{"p50_ms": 51}, {"p99_ms": 99.1, "p90_ms": 91}, {"p999_ms": 100}, {"error_rate": 0.001}, {"requests_per_s": 100}],
+    [
+        {"p50_ms": 51},
+        {"p99_ms": 99.1, "p90_ms": 91},
+        {"p999_ms": 100},
+        {"error_rate": 0.001},
+        {"requests_per_s": 100},
+    ],
 )
 def test_met(objectives: dict[str, Any]) -> None:
     """What was met raises nothing."""
@@ -62,7 +70,11 @@ def test_missed(objectives: dict[str, Any], words: str) -> None:
     [
         (99, {"p99_ms": 50}, "99 successful answers, too few to tell the p99; it takes 100 or more."),
         (0, {"p50_ms": 50}, "0 successful answers"),
-        (500, {"error_rate": 0.001}, "500 requests without a failure can't show an error rate of 0.001 or less"),
+        (
+            500,
+            {"error_rate": 0.001},
+            "500 requests without a failure can't show an error rate of 0.001 or less",
+        ),
         (0, {"error_rate": 0.1}, "0 requests without a failure"),
         (9, {}, "There is no objective"),
         (9, {"p50_ms": "fast"}, "p50_ms is 'fast'"),

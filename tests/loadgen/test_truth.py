@@ -56,14 +56,24 @@ class TestCounts:
     @pytest.mark.parametrize("load", [{"concurrency": 16}, {"rate": 2000}])
     def test_injected_failures_are_counted_exactly(self, server: ToyServer, load: dict[str, Any]) -> None:
         """Of a thousand requests with failures of four kinds strewn in, every one is accounted for as what it was."""
-        kinds = {"fail": "http_error", "close": "connection_error", "garbage": "connection_error", "hang": "timeout"}
+        kinds = {
+            "fail": "http_error",
+            "close": "connection_error",
+            "garbage": "connection_error",
+            "hang": "timeout",
+        }
         orders = ["ok"] * 960 + list(kinds) * 10
         random.Random(7).shuffle(orders)
         result = probe(server.url, [{"do": order} for order in orders], requests=1000, timeout_s=2, **load)
         assert result.requests.outcome.tolist() == [kinds.get(order, "ok") for order in orders]
         assert Counter(server_order(body) for body in server.bodies) == Counter(orders)
         summary = result.summary()
-        assert (summary.ok, summary.http_errors, summary.connection_errors, summary.timeouts) == (960, 10, 20, 10)
+        assert (summary.ok, summary.http_errors, summary.connection_errors, summary.timeouts) == (
+            960,
+            10,
+            20,
+            10,
+        )
         assert summary.statuses == {200: 960, 500: 10}
 
 
@@ -108,7 +118,8 @@ class TestTheClientItself:
     def test_the_rule(self, plan: Any, client: ClientReport, *, limited: bool) -> None:
         """The client was the limit where its own delay is over a tenth of the latency, or its core is full."""
         latencies = tuple(
-            Percentile(name, ms, 1000) for name, ms in zip(PERCENTILES, (20.0, 60.0, 100.0, 150.0), strict=True)
+            Percentile(name, ms, 1000)
+            for name, ms in zip(PERCENTILES, (20.0, 60.0, 100.0, 150.0), strict=True)
         )
         assert _client_limited(client, latencies, LoadPlan(plan)) is limited
 

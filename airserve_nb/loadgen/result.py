@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from base64 import b64encode
 from collections import Counter
 from dataclasses import dataclass, field
@@ -78,6 +79,8 @@ class ProbeResult:
     """By which limits the service batched when the probe began; None of a bare URL."""
     replicas: int | None = None
     """How many replicas it was asked to have then."""
+    started_at: float = math.nan
+    """When it started, in seconds of the wall clock: the zero of all other times."""
     answers_not_kept: int = 0
     """Answers beyond the first 32 MB: counted, timed, and thrown away."""
 

@@ -22,7 +22,7 @@ __all__ = ["from_json", "to_json"]
 FORMAT = "airserve_nb probe 1"
 _FRAMES = ("requests", "batches")
 _PARTS = {"plan": LoadPlan, "client": ClientReport, "records": ServerRecords, "settings": BatchSettings}
-_PLAIN = ("target", "url", "elapsed_s", "interrupted", "replicas", "answers_not_kept")
+_PLAIN = ("target", "url", "elapsed_s", "interrupted", "replicas", "started_at", "answers_not_kept")
 
 
 def to_json(result: ProbeResult) -> str:

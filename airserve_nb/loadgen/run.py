@@ -206,6 +206,7 @@ def _finisher(aim: Aim, load: LoadPlan, steps: npt.NDArray[np.int64] | None) -> 
             records=records,
             settings=settings if isinstance(settings, BatchSettings) else None,
             replicas=replicas if isinstance(replicas, int) else None,
+            started_at=run.started_at,
             answers_not_kept=run.outcomes.not_kept(),
         )
 

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from airserve_nb.errors import ProbeError
-from airserve_nb.loadgen.payload import Message, materialise
+from airserve_nb.loadgen.payload import materialise
+from airserve_nb.loadgen.plan import Message
 
 URL = "http://127.0.0.1:8000/adder"
 

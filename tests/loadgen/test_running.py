@@ -141,7 +141,12 @@ class TestProgress:
             progress_module.LiveLine.__init__, "__kwdefaults__", {"quiet_s": 0.0, "clock": lambda: 1.0}
         )
         running = start_probe(server.url, [{"do": "ok"}] * 4 + [{"do": "hang"}], requests=5)
-        stopper = threading.Thread(target=lambda: seen.wait(30) and running.cancel())
+
+        def stop() -> None:
+            seen.wait(30)
+            running.cancel()
+
+        stopper = threading.Thread(target=stop)
         stopper.start()
         assert running._watch().interrupted
         stopper.join()

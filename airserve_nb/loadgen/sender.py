@@ -56,6 +56,7 @@ class Sender:
         self._deadlines: deque[tuple[float, int]] = deque()
         self._held: deque[int] = deque()
         self._next = 0
+        self._has_read = False
         self._zero = time.perf_counter()
         self._done = asyncio.Event()
         self._watch = SelfWatch()
@@ -159,10 +160,16 @@ class Sender:
             if lag < 0:
                 self._pacer.set(self._zero + planned[self._next])
                 return
+            if not (self._free or self._has_read):
+                # Answers that lie unread would free a lane: no new one before they are read.
+                self._has_read = True
+                asyncio.get_running_loop().call_soon(asyncio.get_running_loop().call_soon, self._pump)
+                return
             request = self._next
             self._next += 1
             self._watch.lags.append(lag)
             if self._free:
+                self._has_read = False
                 self._launch(request, self._free.pop())
             elif self._lanes < self._most_lanes:
                 self._lanes += 1

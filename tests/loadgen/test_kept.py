@@ -57,7 +57,9 @@ class TestText:
         pd.testing.assert_frame_equal(again.requests, result.requests)
         pd.testing.assert_frame_equal(again.batches, result.batches)
 
-    @pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense", '{"format": "other"}', '{"format": "airserve_nb probe 1"}'])
+    @pytest.mark.parametrize(
+        "text", ["", "[]", "{}", "nonsense", '{"format": "other"}', '{"format": "airserve_nb probe 1"}']
+    )
     def test_other_texts(self, text: str) -> None:
         """What holds no result is refused with a sentence."""
         with pytest.raises(ProbeError, match=r"holds no probe's result; give what to_json\(\) returned"):

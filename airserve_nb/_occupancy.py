@@ -16,6 +16,8 @@ from airserve_nb._figure_base import COLORS
 __all__ = ["draw_occupancy", "mean_occupancy"]
 
 COLUMNS = 150
+VISIBLE = 0.01
+"""Of the height: every request is sent some microseconds late, and that is no part of the picture."""
 Floats = npt.NDArray[np.float64]
 
 
@@ -71,7 +73,8 @@ def draw_occupancy(ax: Axes, rows: pd.DataFrame, end: float, scale: float) -> li
     base = np.zeros(COLUMNS)
     shown = []
     for name, height in parts.items():
-        if height.max(initial=0) <= 1e-9:  # noqa: PLR2004 - rounding
+        least = VISIBLE if name == "not yet sent" else 1e-9
+        if height.max(initial=0) <= least * everything.max(initial=0):
             continue
         top = base + height
         ax.fill_between(

@@ -85,8 +85,10 @@ def batch_size_histogram(
         ax.spines["left"].set_visible(False)
     else:
         ax.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    step = max(-(-len(counts) // 8), -(-(len("".join(counts)) + len(counts)) // LETTERS))
+    step = -(-len(counts) // 8)
     ax.set_xticks(range(0, len(counts), step), list(counts)[::step])
+    if len("".join(list(counts)[::step])) > LETTERS:
+        ax.tick_params(axis="x", rotation=45)
     ax.set_xlim(-0.8, len(counts) - 0.2)
     ax.margins(y=0.12)
     if max_batch_size is not None:

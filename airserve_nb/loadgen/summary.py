@@ -211,8 +211,6 @@ def summarise(
     good = requests[requests["outcome"] == "ok"]
     errors = Counter(requests["error"].dropna()).most_common(1)
     latencies = _percentiles(good["total_ms"])
-    service = _percentiles(good["service_ms"])
-    answered = Counter(requests["status"].dropna().astype(int))
     return ProbeSummary(
         requests=len(requests),
         ok=kinds["ok"],
@@ -220,13 +218,13 @@ def summarise(
         timeouts=kinds["timeout"],
         connection_errors=kinds["connection_error"],
         cancelled=kinds["cancelled"],
-        statuses=dict(sorted(answered.items())),
+        statuses=dict(sorted(Counter(requests["status"].dropna().astype(int)).items())),
         batches=len(batches),
         mean_batch_size=float(batches["batch_size"].mean()) if len(batches) else math.nan,
         elapsed_s=elapsed_s,
         requests_per_s=len(good) / elapsed_s if len(good) and elapsed_s else math.nan,
         percentiles=latencies,
-        service_percentiles=service,
+        service_percentiles=_percentiles(good["service_ms"]),
         mean_queue_ms=float(good["queue_ms"].mean()),
         mean_predict_ms=float(good["predict_ms"].mean()),
         mean_overhead_ms=float(good["overhead_ms"].mean()),

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from airserve_nb.predictors.xgboost import XGBoostCheckpoint, XGBoostPredictor
     from airserve_nb.service import Service
     from airserve_nb.trainers import XGBoostTrainer
+    from airserve_nb.warming import warm_up
 
 __all__ = [
     "AirServeError",
@@ -74,6 +75,7 @@ __all__ = [
     "services",
     "stop",
     "unload_ipython_extension",
+    "warm_up",
 ]
 
 __version__ = "0.1.0"
@@ -96,6 +98,7 @@ _HOMES = {
     "probe": "airserve_nb.loadgen.run",
     "services": "airserve_nb.deploying",
     "stop": "airserve_nb.deploying",
+    "warm_up": "airserve_nb.warming",
 }
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "service_text",
     "services_html",
     "services_text",
+    "sharing_html",
 ]
 
 _LONGEST_CURL = 2000  # characters; a longer line is no use to anyone who reads the card
@@ -58,6 +59,8 @@ class ServiceView:
     """One sentence that the user should know, such as why a slower ingress is used."""
     ours: bool = True
     """Whether it is a deployment of this package, and not another application of Ray Serve."""
+    shared_at: str | None = None
+    """The address at which it is open to other machines; None where it is closed to them."""
 
     @classmethod
     def of(cls, service: Any, *, ask: bool = False) -> ServiceView:
@@ -71,9 +74,15 @@ class ServiceView:
             Also ask its replicas for their statistics, over the network. When they don't answer, the
             view has none.
         """
-        names = [name for name in cls.__dataclass_fields__ if name not in ("name", "statistics")]
+        names = [name for name in cls.__dataclass_fields__ if name not in ("name", "statistics", "shared_at")]
         values = {name: getattr(service, name) for name in names if getattr(service, name, None) is not None}
-        return cls(name=service.name, statistics=_statistics(service) if ask else None, **values)
+        sharing = getattr(service, "sharing", None)
+        return cls(
+            name=service.name,
+            statistics=_statistics(service) if ask else None,
+            shared_at=None if sharing is None else sharing.address,
+            **values,
+        )
 
     def with_state(self, state: str) -> ServiceView:
         """Return the same view with what Serve says of its state; what was stopped here stays stopped."""
@@ -174,6 +183,8 @@ def services_text(views: Sequence[ServiceView]) -> str:
 
 def _words(view: ServiceView) -> str:
     words = f"{view.state}, engine {view.engine}"
+    if view.shared_at:
+        words += ", open to others"
     return f"{words}, batching {view.batching}" if view.batching else words
 
 
@@ -193,6 +204,13 @@ def services_html(views: Sequence[ServiceView]) -> str:
     return _templates().get_template("services.html.j2").render(views=views)
 
 
+def sharing_html(sharing: Any, token: str | None) -> str:
+    """Return the card of a Sharing; ``token`` is None when it was shown before."""
+    headers = {"Authorization": f"Bearer {token}"}
+    curl = None if token is None else curl_command(sharing.address, sharing.example, headers=headers)
+    return _templates().get_template("sharing.html.j2").render(sharing=sharing, token=token, curl=curl)
+
+
 @functools.cache
 def _templates() -> jinja2.Environment:
     import jinja2  # late: 0.1 s that loading the magics need not pay
@@ -206,7 +224,7 @@ def _templates() -> jinja2.Environment:
     )
 
 
-def curl_command(url: str, example: Any = None) -> str:
+def curl_command(url: str, example: Any = None, *, headers: Mapping[str, str] | None = None) -> str:
     """Return a curl line that sends ``example``, quoted for a POSIX shell.
 
     Parameters
@@ -216,12 +234,14 @@ def curl_command(url: str, example: Any = None) -> str:
     example
         A JSON body; or request arguments, a dict with none but the keys ``json``, ``params``, ``data``, ``headers``
         and ``method``, among them ``json``, ``params`` or ``data``. None asks with GET.
+    headers
+        Further headers.
     """
     arguments = example if _is_request(example) else ({} if example is None else {"json": example})
     parts = ["curl", _with_query(url, arguments.get("params"))]
     if "method" in arguments:
         parts += ["-X", str(arguments["method"])]
-    for name, value in dict(arguments.get("headers") or {}).items():
+    for name, value in {**(headers or {}), **(arguments.get("headers") or {})}.items():
         parts += ["-H", f"{name}: {value}"]
     body, data = arguments.get("json"), arguments.get("data")
     if body is not None:

@@ -28,7 +28,15 @@ from airserve_nb.telemetry import Recorder
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["Version", "VersionSpec", "import_string", "make_spec", "numbered", "resolve_predictor"]
+__all__ = [
+    "KeptVersion",
+    "Version",
+    "VersionSpec",
+    "import_string",
+    "make_spec",
+    "numbered",
+    "resolve_predictor",
+]
 
 
 def import_string(path: str, *, what: str) -> Any:
@@ -102,6 +110,15 @@ class VersionSpec:
             return functools.partial(predictor.predict, **self.predict_kwargs)
         predict: Predict = predictor.predict
         return predict
+
+
+class KeptVersion(VersionSpec):
+    """A version that another kernel deployed: it is kept where it is served, and here only its name and settings."""
+
+    @classmethod
+    def named(cls, version: str, settings: BatchSettings) -> KeptVersion:
+        """Return what is known here."""
+        return cls(predictor_cls="", checkpoint=Checkpoint.of(None), settings=settings, version=version)
 
 
 def make_spec(

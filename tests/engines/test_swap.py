@@ -408,14 +408,18 @@ def pids_of(replicas: list[dict[str, Any]]) -> set[int]:
 
 
 @pytest.mark.ray
-def test_other_resources_take_a_rolling_update(ray_cluster: str) -> None:
-    """What a running process can't change takes new ones."""
+def test_other_resources_take_a_rolling_update(ray_cluster: str, eventually: Any) -> None:
+    """What a running process can't change takes new ones, and no request fails while they take over."""
     service = deploy(constant(1), name="rolled")
     try:
         (before,) = described(service)
-        deploy(constant(2), name="rolled", num_cpus=0.2)
-        (after,) = described(service)
-        assert after["pid"] != before["pid"]
+        with under_load(service) as load:
+            eventually(lambda: load.answers, "the old process answers")
+            deploy(constant(2), name="rolled", num_cpus=0.2)
+            (after,) = described(service)
+            assert after["pid"] != before["pid"]
+            eventually(lambda: load.answers[-1][3] == 2.0, "the new one answers")
+        assert {status for _, status, _, _ in load.answers} == {200}
         assert service.request({"array": [1]}).json() == [2.0]
     finally:
         service.stop()

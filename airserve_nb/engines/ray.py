@@ -79,8 +79,9 @@ def deploy(
         home.confirm(Truth(1, home.stage(content), spec.settings))
         bound = _deployment(name, num_replicas, cpus).bind_truth(home.where, spec.settings)
         target = serve.RunTarget(bound, name=app, route_prefix=route_prefix, external_scaler_enabled=True)
-        ray_cluster.while_opening(lambda opening: _run(name, target, opening, waiting), **start)
+        ray_cluster.while_opening(lambda opening: _run(name, target, waiting, opening), **start)
         host = connect(app)
+        host.luggage = ray_luggage.described(spec, len(content))
     except BaseException:
         # An interrupt, too.
         if not ran_before:
@@ -92,11 +93,10 @@ def deploy(
         raise
     if isinstance(home, ray_truth.TruthActor):
         home.forget_editions_before()
-    host.luggage = ray_luggage.described(spec, len(content))
     return host
 
 
-def _run(name: str, target: serve.RunTarget, opening: Future[None], waiting: Waiting) -> None:
+def _run(name: str, target: serve.RunTarget, waiting: Waiting, opening: Future[None]) -> None:
     """Run an application, its replica starting while the ingress still opens; returns when both serve."""
     with ray_cluster.quiet_logs():
         called_outside_loop(serve.run_many, [target], wait_for_applications_running=False)
@@ -107,10 +107,15 @@ def _run(name: str, target: serve.RunTarget, opening: Future[None], waiting: Wai
         called_outside_loop(client.wait_for_proxies_serving)
 
 
+def _is_there(app: str) -> bool:
+    details = applications().get(app)
+    return details is not None and details.get("status") != ApplicationStatus.DELETING
+
+
 def _take_back(app: str, home: TruthHome, *, wait: bool) -> None:
     """Delete an application that does not come to run: it would hold its route for ever, and nobody could stop it.
 
-    Serve takes 20 s for what has no process yet, so nobody waits for that.
+    Serve takes 20 s for what has no process yet: nobody waits for that.
     """
     with ray_cluster.quiet_logs():
         called_outside_loop(serve.delete, app, _blocking=wait)
@@ -119,11 +124,6 @@ def _take_back(app: str, home: TruthHome, *, wait: bool) -> None:
         time.sleep(POLL_S)
     if isinstance(home, ray_truth.TruthActor):
         home.end()
-
-
-def _is_there(app: str) -> bool:
-    details = applications().get(app)
-    return details is not None and details.get("status") != ApplicationStatus.DELETING
 
 
 def _what_serves(app: str, running: Mapping[str, Any]) -> tuple[bytes, BatchSettings] | None:

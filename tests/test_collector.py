@@ -233,10 +233,9 @@ def test_a_watcher_that_raises_is_left_alone(eventually: Any) -> None:
 
 def test_who_ends_takes_nothing_from_the_others(eventually: Any) -> None:
     """A watcher that ends while records are handed out does not make another one miss them, or be told them twice."""
-
     read: list[RequestRecord] = []
 
-    class Ending(tuple[RequestRecord, ...]):
+    class Ending(tuple[RequestRecord, ...]):  # noqa: SLOT001 - a few
         """Records; while they are handed to the first watcher, it ends."""
 
         def __iter__(self) -> Any:

@@ -445,8 +445,11 @@ def test_other_resources_take_a_rolling_update(ray_cluster: str, eventually: Any
             eventually(lambda: load.answers[-1][3] == 2.0, "the new one answers")
         assert {status for _, status, _, _ in load.answers} == {200}
         assert service.request({"array": [1]}).json() == [2.0]
+        kept = Path(after["truth"])
+        assert list(kept.parent.iterdir()) == [kept], "the old processes' models are still on the disk"
     finally:
         service.stop()
+    assert not kept.parent.exists()
 
 
 @pytest.mark.ray

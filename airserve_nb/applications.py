@@ -88,7 +88,7 @@ def _views(found: Iterable[Service], details: Mapping[str, Mapping[str, Any]]) -
     for service, asked in _each_within(PATIENCE_S, calls).items():
         view = asked or ServiceView.of(service)
         application = _application(service)
-        if application in details:
+        if application is not None and application in details:
             view = view.with_state(_state(details[application]))
         views.append(view)
     return views

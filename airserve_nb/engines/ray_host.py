@@ -22,7 +22,7 @@ from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.engines import ray_attach, ray_cluster, ray_luggage
 from airserve_nb.engines.ray_placement import Waiting, refuse_what_has_no_room
 from airserve_nb.engines.ray_travel import pickled
-from airserve_nb.engines.ray_truth import TruthActor, home_at
+from airserve_nb.engines.ray_truth import home_at
 from airserve_nb.errors import DeployError
 from airserve_nb.replica import Failure, unpack
 from airserve_nb.telemetry import Cursor, Page
@@ -110,7 +110,7 @@ class RayHost:
         if self.application in serve.status().applications:
             with ray_cluster.quiet_logs():
                 called_outside_loop(serve.delete, self.application)
-        if isinstance(self._home, TruthActor):
+        if self._home is not None:
             self._home.end()
 
     # -- changing what runs ---------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 from airserve_nb import _deploy_options as options
@@ -246,20 +246,16 @@ def _kept(service: Service) -> Service:
 def _note(host: Host, asked: Ingress) -> str | None:
     if host.engine == "local":
         return "The local engine has one replica and shares this kernel's interpreter lock."
-    return " ".join(note for note in _notes(host, asked) if note) or None
-
-
-def _notes(host: Host, asked: Ingress) -> Iterator[str | None]:
     from airserve_nb.engines import ray_attach
 
     if ray_attach.may_not_reach(host.url):
-        yield (
+        return (
             "Serve listens on the loopback of the cluster's machines only, and this is another one: requests from here "
             "may not reach it, predict() does."
         )
-    elif asked == "auto" and host.ingress == "python":
-        yield "The fast ingress (HAProxy) can't be had here, so Ray's own serves: slower, otherwise the same."
-    yield getattr(host, "luggage", None)
+    slower = "The fast ingress (HAProxy) can't be had here, so Ray's own serves: slower, otherwise the same."
+    notes = [slower if asked == "auto" and host.ingress == "python" else None, getattr(host, "luggage", None)]
+    return " ".join(note for note in notes if note) or None
 
 
 def services() -> dict[str, Service]:

@@ -33,7 +33,7 @@ def shown_briefly() -> Iterator[None]:
 
 def _show_as(error: Any, lines: list[str]) -> None:
     if not hasattr(error, "_render_traceback_"):
-        error._render_traceback_ = functools.partial(list, lines)  # IPython's own protocol
+        error._render_traceback_ = functools.partial(list, lines)
 
 
 def _users_frames(error: AirServeError) -> list[str]:

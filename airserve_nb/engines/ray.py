@@ -79,8 +79,9 @@ def deploy(
         home.confirm(Truth(1, home.stage(content), spec.settings))
         bound = _deployment(name, num_replicas, cpus).bind_truth(home.where, spec.settings)
         target = serve.RunTarget(bound, name=app, route_prefix=route_prefix, external_scaler_enabled=True)
-        ray_cluster.while_opening(lambda opening: _run(name, target, opening, waiting), **start)
+        ray_cluster.while_opening(lambda opening: _run(name, target, waiting, opening), **start)
         host = connect(app)
+        host.luggage = ray_luggage.described(spec, len(content))
     except BaseException:
         # An interrupt, too.
         if not ran_before:
@@ -90,13 +91,11 @@ def deploy(
             old, settings = before
             home.confirm(Truth(2, home.stage(old), settings))
         raise
-    if isinstance(home, ray_truth.TruthActor):
-        home.forget_editions_before()
-    host.luggage = ray_luggage.described(spec, len(content))
+    home.forget_editions_before()
     return host
 
 
-def _run(name: str, target: serve.RunTarget, opening: Future[None], waiting: Waiting) -> None:
+def _run(name: str, target: serve.RunTarget, waiting: Waiting, opening: Future[None]) -> None:
     """Run an application, its replica starting while the ingress still opens; returns when both serve."""
     with ray_cluster.quiet_logs():
         called_outside_loop(serve.run_many, [target], wait_for_applications_running=False)
@@ -107,23 +106,22 @@ def _run(name: str, target: serve.RunTarget, opening: Future[None], waiting: Wai
         called_outside_loop(client.wait_for_proxies_serving)
 
 
+def _is_there(app: str) -> bool:
+    details = applications().get(app)
+    return details is not None and details.get("status") != ApplicationStatus.DELETING
+
+
 def _take_back(app: str, home: TruthHome, *, wait: bool) -> None:
     """Delete an application that does not come to run: it would hold its route for ever, and nobody could stop it.
 
-    Serve takes 20 s for what has no process yet, so nobody waits for that.
+    Serve takes 20 s for what has no process yet: nobody waits for that.
     """
     with ray_cluster.quiet_logs():
         called_outside_loop(serve.delete, app, _blocking=wait)
     deadline = time.monotonic() + 1.0
     while not wait and _is_there(app) and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    if isinstance(home, ray_truth.TruthActor):
-        home.end()
-
-
-def _is_there(app: str) -> bool:
-    details = applications().get(app)
-    return details is not None and details.get("status") != ApplicationStatus.DELETING
+    home.end()
 
 
 def _what_serves(app: str, running: Mapping[str, Any]) -> tuple[bytes, BatchSettings] | None:
@@ -146,9 +144,9 @@ def _new_home(app: str, name: str) -> TruthHome:
     """Make a home of its own for new processes: the replicas that they replace go on serving what theirs says."""
     session = ray_cluster.temporary_folder()
     if session is not None:
-        parent = session / "versions"
+        parent = session / "versions" / name
         parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return TruthFolder(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+        return TruthFolder(tempfile.mkdtemp(dir=parent))
     # A Ray that we did not start may have its replicas on other machines, where no folder of ours is.
     whose = ray_truth.start_keeper(app)
     if whose != ray_truth.owner():

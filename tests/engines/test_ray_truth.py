@@ -167,3 +167,15 @@ def test_it_ends_with_the_application(
         ray_truth.TruthActor("kept", "first").end()
         service.stop()
     eventually(lambda: not keepers(), "both keepers end")
+
+
+def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container that gives its user a number only, the number says who deploys."""
+
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 1000680000")
+
+    from airserve_nb.engines.ray_truth import owner
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert owner().startswith(f"{os.getuid()}@")

@@ -16,6 +16,7 @@ import pytest
 import requests
 
 from airserve_nb import DeployError, OptionError, Predictor, Service, deploy
+from airserve_nb.truth import TruthAwayError
 
 SENDERS = 4
 
@@ -394,6 +395,25 @@ def test_a_version_keeps_the_globals_that_it_was_deployed_with(ray_cluster: str)
         notebook["increment"] = 4
         service.rollback()
         assert service.request({"array": [40]}).json() == [42.0]
+    finally:
+        service.stop()
+
+
+@pytest.mark.ray
+def test_what_is_confirmed_serves_whatever_comes_after(
+    ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the old versions can't be deleted any more, the swap has succeeded all the same."""
+    service = deploy(constant(1), name="confirmed")
+
+    def away(*_args: Any) -> None:
+        raise TruthAwayError("away")
+
+    try:
+        monkeypatch.setattr(type(service._host._home), "forget_all_but", away)  # type: ignore[attr-defined]  # a RayHost's
+        deploy(constant(2), name="confirmed")
+        assert service.request({"array": [1]}).json() == [2.0]
+        assert service.versions()["live"].tolist() == [False, True]
     finally:
         service.stop()
 

@@ -74,6 +74,8 @@ class Waiting:
 
     def in_words(self) -> str:
         """Say what is needed, and what there is."""
+        if not self._resources:
+            return "Ray started no process in time"
         needed = " and ".join(f"{amount:g} {name}" for name, amount in self._resources.items())
         total, free = ray.cluster_resources(), ray.available_resources()
         there = ", ".join(

@@ -444,6 +444,20 @@ def test_scaling(ray_cluster: str) -> None:
         service.stop()
 
 
+@pytest.mark.ray
+def test_what_does_not_come_is_not_waited_for(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When others were faster to take the room, scaling says so, and neither it nor Serve goes on waiting."""
+    monkeypatch.setattr("airserve_nb.engines.ray_host.refuse_what_has_no_room", lambda *_: None)
+    service = deploy(constant(1), name="crowded", num_cpus=3)
+    try:
+        with pytest.raises(DeployError, match=r"each replica needs 3 CPU, .* it keeps 1"):
+            service.scale(2)
+        assert service.replicas == Service.connect("crowded").replicas == 1
+        assert service.request({"array": [1]}).json() == [1.0]
+    finally:
+        service.stop()
+
+
 def pids_of(replicas: list[dict[str, Any]]) -> set[int]:
     return {each["pid"] for each in replicas}
 

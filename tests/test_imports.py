@@ -27,7 +27,7 @@ SERVING = (
     "engines/ports.py", "engines/memory.py", "sharing/",
 )  # fmt: skip
 MAY_IMPORT_RAY = {
-    "deployment.py", "replica.py", "engines/ray.py", "engines/ray_attach.py", "engines/ray_cluster.py", "engines/ray_host.py",
+    "deployment.py", "replica.py", "engines/ray.py", "engines/ray_attach.py", "engines/ray_calls.py", "engines/ray_cluster.py", "engines/ray_host.py",
     "engines/ray_lean.py", "engines/ray_placement.py", "engines/ray_token.py", "engines/ray_travel.py", "engines/ray_truth.py", "trainers.py",
 }  # fmt: skip
 MAY_IMPORT_NOTEBOOK = {"magics.py", "magic_", "cell.py", "cell_names.py", "display.py", "progress.py"}

@@ -24,11 +24,13 @@ from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.deployment import DEFAULT_ACTOR_OPTIONS, PredictorDeployment
 from airserve_nb.engines import ray_attach, ray_cluster, ray_luggage, ray_truth
 from airserve_nb.engines.base import Progress, silent
-from airserve_nb.engines.ray_host import RayHost, called_outside_loop
+from airserve_nb.engines.ray_calls import called_outside_loop
+from airserve_nb.engines.ray_host import RayHost
 from airserve_nb.engines.ray_placement import Waiting, refuse_what_has_no_room
 from airserve_nb.engines.ray_travel import pickled
 from airserve_nb.errors import DeployError
-from airserve_nb.truth import Truth, TruthFolder, TruthHome
+from airserve_nb.hosting import Ingress
+from airserve_nb.truth import Truth, TruthAwayError, TruthFolder, TruthHome
 from airserve_nb.version import VersionSpec
 
 __all__ = ["RayHost", "applications", "connect", "deploy", "running_here"]
@@ -49,7 +51,7 @@ def deploy(
     num_replicas: int = 1,
     num_cpus: float | None = None,
     port: int | None = None,
-    ingress: ray_cluster.Ingress = "auto",
+    ingress: Ingress = "auto",
     progress: Progress = silent,
 ) -> RayHost:
     """Run a version as the Serve application ``name``, replacing what ran under that name.
@@ -91,7 +93,8 @@ def deploy(
             old, settings = before
             home.confirm(Truth(2, home.stage(old), settings))
         raise
-    home.forget_editions_before()
+    with suppress(TruthAwayError):  # it serves: what is too much on a disk must not make this fail
+        home.forget_editions_before()
     return host
 
 

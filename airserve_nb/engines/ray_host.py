@@ -6,20 +6,19 @@ import json
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 from ray import serve
 from ray.serve._private.common import DeploymentID, ReplicaState
 from ray.serve._private.exceptions import ExternalScalerDisabledError
 from ray.serve.context import _get_global_client
-from ray.serve.exceptions import DeploymentUnavailableError
 
 from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.engines import ray_attach, ray_cluster, ray_luggage
+from airserve_nb.engines.ray_calls import broadcast, called_outside_loop, unwrapped
 from airserve_nb.engines.ray_placement import Waiting, refuse_what_has_no_room
 from airserve_nb.engines.ray_travel import pickled
 from airserve_nb.engines.ray_truth import home_at
@@ -29,9 +28,7 @@ from airserve_nb.telemetry import Cursor, Page
 from airserve_nb.truth import Truth, TruthAwayError, TruthHome
 from airserve_nb.version import KeptVersion, VersionSpec
 
-__all__ = ["RayHost", "called_outside_loop"]
-
-T = TypeVar("T")
+__all__ = ["RayHost"]
 
 CALL_TIMEOUT_S = 30.0
 # After the truth is confirmed a replica only has to switch. One that does not answer is being replaced, and its
@@ -93,7 +90,7 @@ class RayHost:
 
     def predict(self, value: Any) -> Any:
         """Predict on a model input on one replica; blocks."""
-        return called_outside_loop(lambda: _unwrapped(lambda: self._handle.predict.remote(value).result()))
+        return called_outside_loop(lambda: unwrapped(lambda: self._handle.predict.remote(value).result()))
 
     def pages(self, cursors: Mapping[str, Cursor]) -> list[tuple[str, Page]]:
         """Return every live replica's name and its records since its cursor; blocks."""
@@ -186,8 +183,10 @@ class RayHost:
         self._payloads[version] = payload
         for oldest in list(self._payloads)[:-KEPT_PAYLOADS]:
             del self._payloads[oldest]
-        # A replica that is just starting may still be reading the one before.
-        home.forget_all_but({*self._payloads.values(), *([] if before is None else [before.payload])})
+        # The new version is confirmed already: what is too much on a disk must not make the swap fail.
+        with suppress(TruthAwayError):
+            # A replica that is just starting may still be reading the one before.
+            home.forget_all_but({*self._payloads.values(), *([] if before is None else [before.payload])})
 
     def remember(self, told: list[dict[str, Any]]) -> None:
         """Keep what is told of the versions beside the truth; a courtesy to a later kernel, so it never fails."""
@@ -251,7 +250,7 @@ class RayHost:
         deployment = DeploymentID(name=self._handle.deployment_name, app_name=self.application)
         try:
             called_outside_loop(
-                _unwrapped, lambda: ray.get(controller.update_deployment_replicas.remote(deployment, count))
+                unwrapped, lambda: ray.get(controller.update_deployment_replicas.remote(deployment, count))
             )
         except ExternalScalerDisabledError:
             raise DeployError(
@@ -335,20 +334,7 @@ class RayHost:
         )
 
     def _broadcast(self, method: str, *args: Any, timeout_s: float | None = CALL_TIMEOUT_S) -> list[Any]:
-        """Call a method on every live replica; one that dies meanwhile counts for nothing: it is being replaced."""
-
-        def call() -> list[Any]:
-            try:
-                response = self._handle.broadcast(method, *args)
-                return list(response.results(timeout_s=timeout_s, return_exceptions=True))
-            except DeploymentUnavailableError:
-                return []
-
-        answers = [answer for answer in called_outside_loop(call) if not _is_of_a_dead_replica(answer)]
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise _own_error(answer)
-        return answers
+        return broadcast(self._handle, method, *args, timeout_s=timeout_s)
 
     def _unpacked(self, method: str, argument: Any) -> list[tuple[str, Any]]:
         return [(replica, unpack(package)) for replica, package in self._broadcast(method, argument)]
@@ -357,38 +343,3 @@ class RayHost:
 def _home_of(described: Mapping[str, Any]) -> TruthHome | None:
     where = described["truth"]
     return None if where is None else home_at(where)
-
-
-def called_outside_loop(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call in a thread: a notebook's cells run inside an event loop, where Serve refuses blocking calls.
-
-    An interrupt ends the wait, not the call.
-    """
-    done: Future[T] = Future()
-
-    def call() -> None:
-        try:
-            done.set_result(function(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
-            done.set_exception(error)
-
-    threading.Thread(target=call, name="airserve-call", daemon=True).start()
-    return done.result()
-
-
-def _is_of_a_dead_replica(answer: Any) -> bool:
-    # A task's error is the replica's own; Ray's other errors are about the replica.
-    return isinstance(answer, ray.exceptions.RayError) and not isinstance(answer, ray.exceptions.RayTaskError)
-
-
-def _unwrapped(call: Callable[[], T]) -> T:
-    """Raise the replica's own error rather than Ray's wrapping of it."""
-    try:
-        return call()
-    except ray.exceptions.RayTaskError as error:
-        raise _own_error(error) from None
-
-
-def _own_error(error: BaseException) -> BaseException:
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, Exception) else error

@@ -16,6 +16,7 @@ import pytest
 import requests
 
 from airserve_nb import DeployError, OptionError, Predictor, Service, deploy
+from airserve_nb.truth import TruthAwayError
 
 SENDERS = 4
 
@@ -160,11 +161,8 @@ def test_an_interrupt_leaves_the_old_version(serve_on: Any, eventually: Any, tmp
     assert service.request({"array": [1]}).json() == [3.0]
 
 
-def test_an_interrupt_that_comes_too_late_says_so(
-    serve_on: Any, engine: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Interrupted when the new version serves already, the service knows it, and so does its user."""
-    service = serve_on(constant(1), name="late")
+def interrupt_when_it_serves(service: Service, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every change of a service be interrupted at the moment when it is too late."""
     host = type(service._host)
     what_comes_after = "_call" if engine == "local" else "_tell"
     original = getattr(host, what_comes_after)
@@ -174,6 +172,14 @@ def test_an_interrupt_that_comes_too_late_says_so(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(host, what_comes_after, interrupted)
+
+
+def test_an_interrupt_that_comes_too_late_says_so(
+    serve_on: Any, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted when the new version serves already, the service knows it, and so does its user."""
+    service = serve_on(constant(1), name="late")
+    interrupt_when_it_serves(service, engine, monkeypatch)
     with pytest.raises(KeyboardInterrupt) as raised:
         serve_on(constant(2), name="late", example=5)
     monkeypatch.undo()
@@ -191,15 +197,7 @@ def test_a_rollback_that_is_interrupted_too_late_is_one(
     """What serves after the interrupt is what the service calls live, and what it goes back from."""
     service = serve_on(constant(1), name="back_late", code="first", example=1)
     serve_on(constant(2), name="back_late", code="second", example=2)
-    host = type(service._host)
-    what_comes_after = "_call" if engine == "local" else "_tell"
-    original = getattr(host, what_comes_after)
-
-    def interrupted(self: Any, *args: Any) -> None:
-        original(self, *args)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(host, what_comes_after, interrupted)
+    interrupt_when_it_serves(service, engine, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         service.rollback()
     monkeypatch.undo()
@@ -394,6 +392,25 @@ def test_a_version_keeps_the_globals_that_it_was_deployed_with(ray_cluster: str)
         notebook["increment"] = 4
         service.rollback()
         assert service.request({"array": [40]}).json() == [42.0]
+    finally:
+        service.stop()
+
+
+@pytest.mark.ray
+def test_what_is_confirmed_serves_whatever_comes_after(
+    ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the old versions can't be deleted any more, the swap has succeeded all the same."""
+    service = deploy(constant(1), name="confirmed")
+
+    def away(*_args: Any) -> None:
+        raise TruthAwayError("away")
+
+    try:
+        monkeypatch.setattr(type(service._host._home), "forget_all_but", away)  # type: ignore[attr-defined]  # a RayHost's
+        deploy(constant(2), name="confirmed")
+        assert service.request({"array": [1]}).json() == [2.0]
+        assert service.versions()["live"].tolist() == [False, True]
     finally:
         service.stop()
 

@@ -6,6 +6,7 @@ Names of deployments are unique in a kernel; deploying under a name again replac
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, get_args
@@ -110,6 +111,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     DeployError
         When it does not come to run.
     """
+    again = functools.partial(deploy, **(locals() | {"progress": silent}))
     from airserve_nb.function_predictor import as_predictor
     from airserve_nb.http_adapters import json_to_ndarray
     from airserve_nb.version import make_spec
@@ -148,7 +150,9 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         overlap=overlap,
     )
     with _deploying:
-        return _deploy(spec, place, code=code, example=example, progress=progress)
+        service = _deploy(spec, place, code=code, example=example, progress=progress)
+        service._again = again  # noqa: SLF001 - deploying and its Service are one
+        return service
 
 
 def _deploy(

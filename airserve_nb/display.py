@@ -8,9 +8,11 @@ a new run. The card has everything; its colours come from the notebook's theme. 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import math
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,12 +26,20 @@ __all__ = [
     "ServiceList",
     "ServiceView",
     "curl_command",
+    "in_a_notebook",
+    "is_request",
+    "panel_can_be_had",
+    "render",
+    "service_bundle",
     "service_html",
     "service_text",
     "services_html",
     "services_text",
 ]
 
+HOW_TO_GET_A_PANEL = (
+    "For the live panel, install anywidget where this kernel and Jupyter run, and start both anew."
+)
 _LONGEST_CURL = 2000  # characters; a longer line is no use to anyone who reads the card
 _REQUEST_KEYS = frozenset({"json", "params", "data", "headers", "method"})
 
@@ -56,7 +66,9 @@ class ServiceView:
     """One sentence that the user should know, such as why a slower ingress is used."""
 
     @classmethod
-    def of(cls, service: Any, *, ask: bool = False) -> ServiceView:
+    def of(
+        cls, service: Any, *, ask: bool = False, statistics: BatchStatistics | None = None
+    ) -> ServiceView:
         """Collect the values of a service.
 
         Parameters
@@ -66,10 +78,12 @@ class ServiceView:
         ask
             Also ask its replicas for their statistics, over the network. When they don't answer, the
             view has none.
+        statistics
+            Its statistics, where they are known already.
         """
         names = [name for name in cls.__dataclass_fields__ if name not in ("name", "statistics")]
         values = {name: getattr(service, name) for name in names if getattr(service, name, None) is not None}
-        return cls(name=service.name, statistics=_statistics(service) if ask else None, **values)
+        return cls(name=service.name, statistics=_statistics(service) if ask else statistics, **values)
 
     @property
     def engine_line(self) -> str:
@@ -167,12 +181,40 @@ def _words(view: ServiceView) -> str:
 
 def service_html(view: ServiceView) -> str:
     """Return the card of a service."""
-    return _templates().get_template("service.html.j2").render(view=view)
+    return render("service.html.j2", view=view)
 
 
 def services_html(views: Sequence[ServiceView]) -> str:
     """Return a table of services."""
-    return _templates().get_template("services.html.j2").render(views=views)
+    return render("services.html.j2", views=views)
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill one of our templates; all values are escaped."""
+    return _templates().get_template(template).render(**values)
+
+
+def service_bundle(service: Any) -> dict[str, Any]:
+    """Return what a front end may choose from: the live panel where it can be had, the card, and the line of text."""
+    panel = service._shown_panel()  # noqa: SLF001 - how a service shows itself
+    if panel is not None:
+        return dict(panel._repr_mimebundle_())  # noqa: SLF001 - IPython's own protocol
+    from airserve_nb.panel.summary import summary_html
+
+    hint = HOW_TO_GET_A_PANEL if in_a_notebook() else None
+    return {"text/html": summary_html(service, note=hint), "text/plain": repr(service)}
+
+
+def in_a_notebook() -> bool:
+    """Whether this process is a notebook's kernel, which can talk to a page."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def panel_can_be_had() -> bool:
+    """Whether widgets can be shown here: in a kernel, with anywidget installed."""
+    return in_a_notebook() and importlib.util.find_spec("anywidget") is not None
 
 
 @functools.cache
@@ -199,7 +241,7 @@ def curl_command(url: str, example: Any = None) -> str:
         A JSON body; or request arguments, a dict with none but the keys ``json``, ``params``, ``data``, ``headers``
         and ``method``, among them ``json``, ``params`` or ``data``. None asks with GET.
     """
-    arguments = example if _is_request(example) else ({} if example is None else {"json": example})
+    arguments = example if is_request(example) else ({} if example is None else {"json": example})
     parts = ["curl", _with_query(url, arguments.get("params"))]
     if "method" in arguments:
         parts += ["-X", str(arguments["method"])]
@@ -221,7 +263,8 @@ def curl_command(url: str, example: Any = None) -> str:
     return shlex.join(parts)
 
 
-def _is_request(example: Any) -> bool:
+def is_request(example: Any) -> bool:
+    """Whether an example is request arguments, such as ``{"params": ...}``, rather than a body."""
     if not isinstance(example, Mapping) or not example:
         return False
     return _REQUEST_KEYS.issuperset(example) and not {"json", "params", "data"}.isdisjoint(example)

@@ -123,26 +123,31 @@ class AirServeMagics(Magics):
 
         heading = f"%%serve {line}".rstrip()
         run_cell(self.shell, cell, heading=heading)
-        predictor = find_predictor(definitions, namespace, class_name=args.class_name)
-        options = {
-            option: magic_line.look_up(option, getattr(args, option), namespace)
-            for option in _LOOKED_UP
-            if getattr(args, option) is not None
-        }
-        options |= {
-            option: getattr(args, option) for option in _PASSED_ON if getattr(args, option) is not None
-        }
-        if args.no_batching:
-            options["batching"] = False
 
         from airserve_nb import deploying
         from airserve_nb.engines.base import silent
         from airserve_nb.progress import Progress
 
-        with contextlib.nullcontext(silent) if args.quiet else Progress() as progress:
+        def deploy_as_defined_now(progress: Any = silent) -> Any:
+            predictor = find_predictor(definitions, namespace, class_name=args.class_name)
+            options = {
+                option: magic_line.look_up(option, getattr(args, option), namespace)
+                for option in _LOOKED_UP
+                if getattr(args, option) is not None
+            }
+            options |= {
+                option: getattr(args, option) for option in _PASSED_ON if getattr(args, option) is not None
+            }
+            if args.no_batching:
+                options["batching"] = False
             deployed = deploying.deploy(
                 predictor, name=args.name, code=f"{heading}\n{cell}", progress=progress, **options
             )
+            deployed._again = deploy_as_defined_now  # noqa: SLF001 - the panel's button does the same
+            return deployed
+
+        with contextlib.nullcontext(silent) if args.quiet else Progress() as progress:
+            deployed = deploy_as_defined_now(progress)
         self.shell.push({args.name: deployed})
         return None if args.quiet else deployed
 

@@ -1,0 +1,33 @@
+"""The panel's sentence on why batches are as large as they are."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from airserve_nb.panel.picture import Picture
+
+__all__ = ["why"]
+
+
+def why(picture: Picture, service: Any) -> list[str] | None:
+    """Return a sentence on the size of the batches of the last ten seconds and, where there is one, on latency.
+
+    None before the first batch, and where there is no diagnosis to be had.
+    """
+    try:
+        from airserve_nb.diagnosis import diagnose  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        return None
+    requests, batches = picture.recent
+    if not batches:
+        return None
+    found = diagnose(
+        requests,
+        batches,
+        service._host.settings,  # noqa: SLF001 - the panel is a part of its service
+        replicas=picture.replicas or None,
+        waiting=picture.waiting,
+        now=time.time(),
+    )
+    return [part.sentence for part in (found.size, found.latency) if part is not None]

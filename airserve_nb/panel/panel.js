@@ -56,7 +56,7 @@ function guarded(work, tell) {
 	};
 }
 
-const tellOf = (element, error) => element.dispatchEvent(new CustomEvent("as-failure", {bubbles: true, detail: error}));
+const tellOf = (element, error) => element.dispatchEvent(new CustomEvent("as:failure", {bubbles: true, detail: error}));
 
 /** Set text only where it differs: what does not change is neither laid out nor read out again. */
 function say(element, text) {
@@ -77,6 +77,8 @@ const number = (value, digits = 0) => Number(value).toLocaleString("en-US", {
 const short = (value) => number(value, value > 0 && value < 100 ? 1 : 0);
 const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : noun.endsWith("ch") ? "es" : "s"}`;
 const reasonName = (reason) => (REASONS.find(([name]) => name === reason) ?? [0, reason ?? "–"])[1];
+const pre = (label, text) => h("pre", {tabindex: 0, label}, visible(text, {lines: true}));
+const across = (...kids) => h("div.as-row", ...kids);
 let ids = 0;
 const newId = () => `as${Date.now().toString(36)}-${++ids}`;
 
@@ -96,27 +98,33 @@ async function copy(text) {
 // -- what all views of a panel share
 
 class Store {
+	page = newId() + Math.random().toString(36).slice(2, 8);
+	views = new Set();
+	head = {can: {}};
+	totals = {requests: 0, errors: 0, batches: 0, batched: 0, rows: 0, lost: 0};
+	sizes = [];
+	rowSizes = [];
+	states = [];
+	seconds = new Map();
+	rows = [];
+	added = 0;
+	why = null;
+	latency = null;
+	last = null;
+	error = null;
+	lost = null;
+	example = "";
+	flashes = 0;
+	skew = 0;
+	asked = new Map();
+	number = 0;
+	shown = 0;
+	heard = Date.now();
+	failure = "";
+	told = false;
+
 	constructor(model) {
 		this.model = model;
-		this.page = newId() + Math.random().toString(36).slice(2, 8);
-		this.views = new Set();
-		this.head = {can: {}};
-		this.totals = {requests: 0, errors: 0, batches: 0, batched: 0, rows: 0, lost: 0};
-		this.sizes = this.rowSizes = this.states = [];
-		this.seconds = new Map();
-		this.rows = [];
-		this.added = 0;
-		this.why = this.latency = this.last = this.error = null;
-		this.example = "";
-		this.flashes = 0;
-		this.skew = 0;
-		this.asked = new Map();
-		this.number = 0;
-		this.shown = 0;
-		this.heard = Date.now();
-		this.lost = null;
-		this.failure = "";
-		this.told = false;
 		this.guarded = (work) => guarded(work, (error) => this.fail(error));
 		const kept = model.get("snapshot") ?? {};
 		this.apply({...kept, head: {can: {}, ...kept.head}});
@@ -185,7 +193,7 @@ class Store {
 		if (content.kind !== "tick") return;
 		const parts = JSON.parse(new TextDecoder().decode(buffers[0]));
 		this.saved = false;
-		if (parts.reset) { this.seconds.clear(); this.rows = []; }
+		if (parts.reset) { this.seconds.clear(); this.added -= this.rows.length; this.rows = []; }
 		this.skew = parts.now - Date.now() / 1000;
 		this.apply(parts);
 		this.shown = content.number;
@@ -256,7 +264,7 @@ function choice(label, options, chosen, change) {
 
 function makeHead(store, notify) {
 	const name = h("bdi.as-name");
-	const dot = h("span.as-dot", {"aria-hidden": "true"});
+	const dot = h("span.as-dot", {"aria-hidden": true});
 	const state = h("span.as-state"), facts = h("bdi.as-soft");
 	const url = h("a.as-url", {target: "_blank", rel: "noopener noreferrer"});
 	const copied = (what) => () => {
@@ -276,7 +284,7 @@ function makeHead(store, notify) {
 		title: "Deploy again, with the predictor as it is defined in the notebook now",
 	});
 	const rollback = button("Roll back", run("rollback", "Going back …"), "", {title: "Serve the version before again"});
-	const stop = button("Stop", () => confirming(true), "", {title: "End the deployment"});
+	const stop = button("Stop", () => confirming(true));
 	const question = h("span", {id: newId()});
 	const really = button("Stop it", () => { confirming(false); run("stop", "Stopping …")(); }, ".as-danger");
 	const keep = button("Keep it", () => { confirming(false); stop.focus(); });
@@ -380,12 +388,12 @@ function makeHistogram(store) {
 	const legend = h("ul.as-legend", {label: "Release reasons"});
 	const keys = REASONS.map(([reason, name]) => {
 		const count = h("b");
-		const key = h("li", h("i", {"data-reason": reason, "aria-hidden": "true"}), `${name} `, count);
+		const key = h("li", h("i", {"data-reason": reason, "aria-hidden": true}), `${name} `, count);
 		legend.append(key);
 		return [reason, key, count];
 	});
-	const element = h("section.as-card.as-sizes", {"aria-labelledby": title.id},
-		h("div.as-row", title, windows, units), plot, legend);
+	const element = h("section.as-card", {"aria-labelledby": title.id},
+		across(title, windows, units), plot, legend);
 	const pool = [];
 
 	function column(place) {
@@ -465,7 +473,7 @@ function flash(element) {
 function makePulse(store) {
 	const HIGH = 40;
 	const title = h("div.as-heading", {id: newId()}, "Last 60 seconds");
-	const element = h("section.as-card.as-pulse", {"aria-labelledby": title.id}, h("div.as-row", title));
+	const element = h("section.as-card.as-pulse", {"aria-labelledby": title.id}, across(title));
 	const whole = (value) => number(Math.round(value));
 	const lines = [
 		["requests/s", whole, [[COUNT, "line"]]],
@@ -521,9 +529,9 @@ function makeKnobs(store, notify) {
 	const copyCode = button("Copy %%serve line", () => { copy(store.head.code); notify("The %%serve line with these settings is copied."); },
 		".as-quiet");
 	const grid = h("div.as-knobs");
-	const element = h("section.as-card", {"aria-labelledby": title.id}, h("div.as-row", title, copyCode), grid);
+	const element = h("section.as-card", {"aria-labelledby": title.id}, across(title, copyCode), grid);
 
-	function knob({label, option, unit, low, high, applied, current, ask, off}) {
+	function knob(label, option, unit, low, high, off, applied, current, ask) {
 		let asked = null, held = false;
 		const slider = h("input", {type: "range", min: low, max: high, label,
 			oninput: () => { held = true; box.value = slider.value; }, onchange: () => turn(+slider.value)});
@@ -531,8 +539,8 @@ function makeKnobs(store, notify) {
 			oninput: () => { held = true; }, onblur: () => { held = false; }, onchange: () => turn(box.value === "" ? NaN : +box.value)});
 		const state = h("span.as-applied");
 		grid.append(h("div.as-knob",
-			h("div.as-row", h("span", label), h("code", option)),
-			h("div.as-row", slider, box, h("span.as-unit", unit)), state));
+			across(h("span", label), h("code", option)),
+			across(slider, box, h("span", unit)), state));
 		async function turn(value) {
 			held = false;
 			if (!Number.isFinite(value) || value < low) return draw();
@@ -547,14 +555,14 @@ function makeKnobs(store, notify) {
 			if (asked !== null && now.length && now.every((each) => each === asked) && current() === asked) asked = null;
 			const wanted = asked ?? current();
 			for (const one of [slider, box]) put(one, "disabled", Boolean(why) || store.lost !== null || store.head.state === "stopped");
-			if (!held && wanted !== undefined) {
+			if (!held && wanted != null) {
 				if (wanted > +slider.max) slider.max = wanted;
 				if (+slider.value !== wanted) slider.value = wanted;
 				if (document.activeElement !== box && +box.value !== wanted || box.value === "") box.value = wanted;
 			}
 			const least = Math.min(...now), most = Math.max(...now);
 			const seen = !now.length ? "nothing yet" : least === most ? `${least}` : `${least} to ${most}`;
-			const pending = wanted !== undefined && now.length > 0 && (least !== wanted || most !== wanted);
+			const pending = wanted != null && now.some((each) => each !== wanted);
 			put(state, "data-pending", pending && !why);
 			say(state, why ? why : pending ? `asked ${wanted}, applied ${seen}` : now.length ? `applied ${seen}` : "");
 		}
@@ -562,25 +570,14 @@ function makeKnobs(store, notify) {
 	}
 
 	const batchingOff = () => store.head.batching === false ? "batching is off" : "";
-	const inMs = (seconds) => Math.round(seconds * 1e6) / 1e3;
+	const inMs = (seconds) => seconds === undefined ? seconds : Math.round(seconds * 1e6) / 1e3;
 	const draws = [
-		knob({
-			label: "Batch limit", option: "max_batch_size", unit: "", low: 1, high: 64, off: batchingOff,
-			applied: () => store.states.map((each) => each[3]), current: () => store.head.max_batch_size,
-			ask: (value) => ["set_batching", {max_batch_size: value}],
-		}),
-		knob({
-			label: "Wait for others", option: "batch_wait_timeout_s", unit: "ms", low: 0, high: 100, off: batchingOff,
-			applied: () => store.states.map((each) => inMs(each[4])),
-			current: () => store.head.batch_wait_timeout_s === undefined ? undefined : inMs(store.head.batch_wait_timeout_s),
-			ask: (value) => ["set_batching", {batch_wait_timeout_s: value / 1000}],
-		}),
-		knob({
-			label: "Replicas", option: "num_replicas", unit: "", low: 1, high: 8,
-			off: () => store.head.engine === "local" ? "the local engine has one" : "",
-			applied: () => store.states.length ? [store.states.length] : [], current: () => store.head.replicas ?? undefined,
-			ask: (value) => ["scale", {num_replicas: value}],
-		}),
+		knob("Batch limit", "max_batch_size", "", 1, 64, batchingOff, () => store.states.map((each) => each[3]),
+			() => store.head.max_batch_size, (value) => ["set_batching", {max_batch_size: value}]),
+		knob("Wait for others", "batch_wait_timeout_s", "ms", 0, 100, batchingOff, () => store.states.map((each) => inMs(each[4])),
+			() => inMs(store.head.batch_wait_timeout_s), (value) => ["set_batching", {batch_wait_timeout_s: value / 1000}]),
+		knob("Replicas", "num_replicas", "", 1, 8, () => store.head.engine === "local" ? "the local engine has one" : "",
+			() => store.states.length ? [store.states.length] : [], () => store.head.replicas, (value) => ["scale", {num_replicas: value}]),
 	];
 	return {element, draw() {
 		for (const draw of draws) draw();
@@ -620,7 +617,7 @@ function makeLog(store) {
 		h("thead", h("tr", {"aria-rowindex": 1}, ...COLUMNS.map(([name, , , kind]) => h("th", {scope: "col", class: kind}, name)))), body);
 	const scroller = h("div.as-scroller", {tabindex: 0, role: "region", label: "Request log", onscroll: () => fill()}, table);
 	const detail = h("div.as-detail", {hidden: true, role: "group", label: "Chosen request"});
-	const element = h("div.as-log", h("div.as-row", kinds, find, pause, clear, count), scroller, detail);
+	const element = h("div", across(kinds, find, pause, clear, count), scroller, detail);
 
 	const hay = (row) => [row[ID], row[STATUS], row[VERSION], row[BATCH], row[PAYLOAD], row[ANSWER], row[ERROR]].join(" ").toLowerCase();
 	const fits = (row) => (status === "all" || (row[STATUS] >= 400) === (status === "errors")) && (!text || hay(row).includes(text));
@@ -678,7 +675,7 @@ function makeLog(store) {
 		if (!anew && start === first) return;
 		first = start;
 		const end = Math.min(listed.length, start + room), focused = body.contains(document.activeElement) ? document.activeElement.dataset.id : null;
-		const space = (lines) => h("tr.as-space", {"aria-hidden": "true", style: `height:${lines * ROW_PX}px`});
+		const space = (lines) => h("tr", {"aria-hidden": true, style: `height:${lines * ROW_PX}px`});
 		const lines = listed.slice(start, end).map((row, place) => line(row, start + place));
 		if (!lines.length) lines.push(h("tr", h("td", {colspan: COLUMNS.length, class: "as-soft"}, "No request")));
 		body.replaceChildren(...(start ? [space(start)] : []), ...lines, ...(end < listed.length ? [space(listed.length - end)] : []));
@@ -688,26 +685,26 @@ function makeLog(store) {
 	function line(row, place) {
 		const mate = chosen && chosen[BATCH] && row[BATCH] === chosen[BATCH];
 		return h("tr", {
-			tabindex: place === 0 || row === chosen ? "0" : "-1", "data-place": place, "data-id": row[ID], "aria-rowindex": place + 2,
-			"aria-selected": row === chosen || row[ID] === chosen?.[ID],
+			tabindex: place === 0 || row === chosen ? 0 : -1, "data-place": place, "data-id": row[ID], "aria-rowindex": place + 2,
+			"aria-selected": row[ID] === chosen?.[ID],
 			class: `${row[STATUS] >= 400 ? "as-failed" : ""}${mate ? " as-mate" : ""}`, "data-reason": mate ? row[REASON] : null,
 		}, ...COLUMNS.map(([, , value, kind]) => h("td", {class: kind}, h("bdi", visible(value(row), {most: 240})))));
 	}
 
 	function show() {
 		detail.hidden = !chosen;
-		if (!chosen) { detail.replaceChildren(); return; }
+		if (!chosen) return;
 		const mates = store.rows.filter((row) => chosen[BATCH] && row[BATCH] === chosen[BATCH]);
-		const pre = (label, value) => value ? [h("div.as-label", label), h("pre", {tabindex: "0", label: label}, visible(value, {lines: true}))] : [];
-		const others = h("div.as-mates", {role: "group", label: "Requests of this batch"}, ...mates.map((row) =>
-			button(visible(row[ID]), () => choose(row), "", {"aria-pressed": row[ID] === chosen[ID]})));
+		const part = (label, value) => value ? [h("div.as-label", label), pre(label, value)] : [];
+		const others = h("div.as-mates", {role: "group", label: "Requests of this batch"}, ...mates.map((mate) =>
+			button(visible(mate[ID]), () => choose(mate), "", {"aria-pressed": mate === chosen})));
 		const about = chosen[BATCH]
 			? `${chosen[ID]} rode in batch ${chosen[BATCH]}: ${plural(chosen[SIZE], "request")}, released: ${reasonName(chosen[REASON])}, `
 				+ `predicted in ${short(chosen[PREDICT])} ms by ${chosen[VERSION]} on replica ${chosen[REPLICA]}.`
 			: `${chosen[ID]} reached no batch.`;
 		detail.replaceChildren(
-			h("div.as-row", h("bdi", visible(about)), button("Close", () => choose(null), ".as-quiet.as-push")),
-			...(mates.length ? [others] : []), ...pre("Error", chosen[ERROR]), ...pre("Payload", chosen[PAYLOAD]), ...pre("Answer", chosen[ANSWER]));
+			across(h("bdi", visible(about)), button("Close", () => choose(null), ".as-quiet.as-push")),
+			...(mates.length ? [others] : []), ...part("Error", chosen[ERROR]), ...part("Payload", chosen[PAYLOAD]), ...part("Answer", chosen[ANSWER]));
 	}
 	return {element, draw};
 }
@@ -727,7 +724,7 @@ function makeTry(store) {
 		outcome.replaceChildren(
 			h("div", h("b", {class: result.status >= 400 ? "as-bad" : "as-good"}, `HTTP ${result.status}`), ` in ${short(result.ms)} ms `,
 				h("span.as-soft", visible(`${result.timing} ${result.request_id}`))),
-			h("pre", {tabindex: "0", label: "Answer"}, visible(result.answer, {lines: true})));
+			pre("Answer", result.answer));
 	}), ".as-main");
 	const probe = button("Probe", working(async () => {
 		outcome.replaceChildren(`Probing with ${plural(+requests.value, "request")} …`);
@@ -748,7 +745,7 @@ function makeTry(store) {
 	function refuse(result) {
 		outcome.replaceChildren(h("div.as-bad", visible(result.text)));
 	}
-	const element = h("div.as-try", box, h("div.as-row", send, h("span.as-or", "or"), probe,
+	const element = h("div.as-try", box, across(send, h("span.as-soft", "or"), probe,
 		h("label", {for: requests.id}, "with"), requests, h("label", {for: concurrency.id}, "requests, at once"), concurrency), outcome);
 	return {element, draw() {
 		if (!filled && store.example && box.value !== store.example) box.value = store.example;
@@ -772,7 +769,7 @@ class View {
 			role: "group", label: `Panel of ${visible(store.head.name)}`,
 			// The notebook's shortcuts are not for who types here; those of the browser and of saving still are.
 			onkeydown: (event) => { if (!event.ctrlKey && !event.metaKey) event.stopPropagation(); },
-			"onas-failure": (event) => store.fail(event.detail),
+			"onas:failure": (event) => store.fail(event.detail),
 		},
 			h("div.as-inside", head, this.notice, this.strip, figures, this.why, h("div.as-two", histogram, pulse), knobs,
 				this.makeTabs(), this.failure));
@@ -814,7 +811,7 @@ class View {
 			this.soon();
 		};
 		open("log");
-		return h("div.as-card.as-details", list, ...Object.values(panels));
+		return h("div.as-card", list, ...Object.values(panels));
 	}
 
 	isShown() { return this.element.isConnected && this.element.getClientRects().length > 0; }
@@ -824,9 +821,8 @@ class View {
 		this.notice.hidden = !text;
 		put(this.notice, "data-kind", busy ? "busy" : outcome && !outcome.ok ? "bad" : "good");
 		this.notice.replaceChildren(h("span", visible(text)));
-		if (outcome?.details) this.notice.append(h("pre", {tabindex: "0", label: "Traceback"}, visible(outcome.details, {lines: true})));
-		if (!busy && (!outcome || outcome.ok)) this.forget = setTimeout(() => { this.notice.hidden = true; }, 6000);
-		else if (!busy) this.notice.append(button("Dismiss", () => { this.notice.hidden = true; }, ".as-quiet"));
+		if (outcome?.details) this.notice.append(pre("Traceback", outcome.details));
+		if (!busy) this.forget = setTimeout(() => { this.notice.hidden = true; }, outcome?.ok === false ? 30000 : 6000);
 	}
 
 	showFailure() {

@@ -34,6 +34,7 @@ from airserve_nb.errors import (
 
 if TYPE_CHECKING:
     from airserve_nb import http_adapters
+    from airserve_nb.applications import overview
     from airserve_nb.checkpoint import Checkpoint
     from airserve_nb.deploying import deploy, services, stop
     from airserve_nb.deployment import PredictorDeployment
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from airserve_nb.predictors.xgboost import XGBoostCheckpoint, XGBoostPredictor
     from airserve_nb.service import Service
     from airserve_nb.trainers import XGBoostTrainer
+    from airserve_nb.warming import warm_up
 
 __all__ = [
     "AirServeError",
@@ -68,10 +70,12 @@ __all__ = [
     "deploy",
     "http_adapters",
     "load_ipython_extension",
+    "overview",
     "probe",
     "services",
     "stop",
     "unload_ipython_extension",
+    "warm_up",
 ]
 
 __version__ = "0.1.0"
@@ -90,9 +94,11 @@ _HOMES = {
     "XGBoostPredictor": "airserve_nb.predictors.xgboost",
     "XGBoostTrainer": "airserve_nb.trainers",
     "deploy": "airserve_nb.deploying",
+    "overview": "airserve_nb.applications",
     "probe": "airserve_nb.loadgen.run",
     "services": "airserve_nb.deploying",
     "stop": "airserve_nb.deploying",
+    "warm_up": "airserve_nb.warming",
 }
 
 
@@ -115,13 +121,13 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(ipython: Any) -> None:
     """Register the magics; called by ``%load_ext airserve_nb``."""
-    from airserve_nb import magics
+    from airserve_nb import magic_loading
 
-    magics.load(ipython)
+    magic_loading.load(ipython)
 
 
 def unload_ipython_extension(ipython: Any) -> None:
     """Remove the magics again; called by ``%unload_ext airserve_nb``."""
-    from airserve_nb import magics
+    from airserve_nb import magic_loading
 
-    magics.unload(ipython)
+    magic_loading.unload(ipython)

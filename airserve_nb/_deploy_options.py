@@ -13,6 +13,7 @@ from airserve_nb.errors import OptionError
 
 __all__ = [
     "batching",
+    "check_address",
     "check_choice",
     "check_cpus",
     "check_flag",
@@ -24,6 +25,7 @@ __all__ = [
 
 ENGINE_VARIABLE = "AIRSERVE_ENGINE"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_ADDRESS = re.compile(r"auto|[^\s/]+:[0-9]+|ray://[^\s/]+")
 _ROUTE = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 
@@ -85,6 +87,20 @@ def check_cpus(num_cpus: Any, engine: str) -> None:
         raise OptionError(f"num_cpus is {num_cpus!r}, but must be a number, 0 or more.")
     if engine == "local":
         raise OptionError("The local engine reserves no CPUs; leave num_cpus out, or use engine='ray'.")
+
+
+def check_address(address: Any, engine: str) -> None:
+    """Refuse an address of a Ray cluster that is none, or that the engine has no use for."""
+    if address is None:
+        return
+    if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
+        raise OptionError(
+            f"address is {address!r}, but must be 'auto', 'host:port' or 'ray://host:port', where a Ray cluster runs."
+        )
+    if engine != "ray":
+        raise OptionError(
+            f"The {engine} engine attaches to no cluster; leave address out, or use engine='ray'."
+        )
 
 
 def batching(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, Template
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 __all__ = ["docs_page"]
 
@@ -22,5 +23,7 @@ def docs_page(title: str, example: Mapping[str, Any] | None = None) -> str:
 
 @lru_cache(maxsize=1)
 def _template() -> Template:
+    from jinja2 import Environment, PackageLoader
+
     environment = Environment(loader=PackageLoader("airserve_nb"), autoescape=True)
     return environment.get_template("docs.html")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, get_args
@@ -15,7 +16,7 @@ from airserve_nb import _deploy_options as options
 from airserve_nb.engines.base import Host, Progress, silent
 from airserve_nb.engines.ports import check_port
 from airserve_nb.errors import DeployError
-from airserve_nb.hosting import Engine, Ingress, Place, host
+from airserve_nb.hosting import Engine, Ingress, Place, host, left_running
 from airserve_nb.service import Service
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     port: int | None = None,
     ingress: Ingress = "auto",
     overlap: bool = True,
+    address: str | None = None,
+    share: bool | str | None = None,
     code: str | None = None,
     progress: Progress = silent,
 ) -> Service:
@@ -99,6 +102,13 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     overlap
         False: when a version takes another's place, the old model is let go before the new one is loaded, for models that
         are too big to be in memory twice. Requests wait meanwhile; should loading fail, the old one is loaded again.
+    address
+        A Ray cluster that runs already, to serve there: ``auto`` (``RAY_ADDRESS``, or what runs on this machine),
+        ``host:port`` or ``ray://host:port``. By default a Ray of this kernel's own, or the one that it is
+        connected to. What is served there goes on when this kernel ends.
+    share
+        True or an interface's address opens it to other machines, as ``Service.share`` does; False closes it. By
+        default it stays as it is, closed at first. What is open at that address already stays so, with its token.
     code
         The code to remember as the deployment's definition.
     progress
@@ -111,9 +121,10 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     DeployError
         When it does not come to run.
     """
-    again = functools.partial(deploy, **(locals() | {"progress": silent}))
+    again = functools.partial(deploy, **(locals() | {"progress": silent, "share": None}))
     from airserve_nb.function_predictor import as_predictor
     from airserve_nb.http_adapters import json_to_ndarray
+    from airserve_nb.sharing.handle import checked_host
     from airserve_nb.version import make_spec
 
     predictor_cls, adapter = as_predictor(predictor, http_adapter=http_adapter)
@@ -124,6 +135,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         options.check_replicas(num_replicas, engine)
     options.check_cpus(num_cpus, engine)
     options.check_flag("overlap", overlap)
+    options.check_address(address, engine)
     check_port(port)
     prefix = options.checked_route(route_prefix if route_prefix is not None else f"/{name}")
     shorthand = {
@@ -148,28 +160,42 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         port=port,
         ingress=ingress,
         overlap=overlap,
+        address=address,
     )
+    if share is not None and share is not False:
+        # Refused before anything is changed.
+        checked_host(share)
     with _deploying:
         service = _deploy(spec, place, code=code, example=example, progress=progress)
         service._again = again  # noqa: SLF001 - deploying and its Service are one
-        return service
+        _share(service, share)
+    return service
+
+
+def _share(service: Service, share: bool | str | None) -> None:
+    """Open or close a service; what is open there already stays so."""
+    if share is None:
+        return
+    if share is False:
+        service.unshare()
+    elif service.sharing is None or (share is not True and share != service.sharing.host):
+        service.share(None if share is True else share)
 
 
 def _deploy(
     spec: VersionSpec, place: Place, *, code: str | None, example: Any, progress: Progress
 ) -> Service:
     name = place.name
+    service = _services.get(name) or _taken_over(place, progress)
     number = _version_numbers.get(name, 0) + 1
     spec = dataclasses.replace(spec, version=f"v{number}")
     # Even if it fails: two versions of one name could not be told apart.
     _version_numbers[name] = number
-    service = _services.get(name)
-    if service is None:
-        hosted = host(spec, place, progress=progress)
-        service = Service(hosted, when_stopped=lambda: _services.pop(name, None))
-        _services[name] = service
-    else:
-        try:
+    try:
+        if service is None:
+            hosted = host(spec, place, progress=progress)
+            service = _kept(Service(hosted, when_stopped=lambda: _services.pop(name, None)))
+        else:
             hosted = host(
                 spec,
                 place,
@@ -177,9 +203,23 @@ def _deploy(
                 before_it_ends=service._keep_records,  # noqa: SLF001 - as above
                 progress=progress,
             )
-        except KeyboardInterrupt as interrupt:
-            interrupt.add_note(f"{name} {service.version} goes on serving.")
+    except KeyboardInterrupt as interrupt:
+        if service is None:
+            interrupt.add_note(f"{name} was not deployed.")
             raise
+        interrupt.add_note(f"{name} {service.version} goes on serving.")
+        if service.version != spec.version:
+            raise
+        # It came too late to stop the new version: that one is what serves.
+        _now_serves(service, spec, service._host, place, code=code, example=example)  # noqa: SLF001 - as above
+        raise
+    _now_serves(service, spec, hosted, place, code=code, example=example)
+    return service
+
+
+def _now_serves(
+    service: Service, spec: VersionSpec, hosted: Host, place: Place, *, code: str | None, example: Any
+) -> None:
     service._now_serves(  # noqa: SLF001 - as above
         spec,
         hosted,
@@ -188,12 +228,34 @@ def _deploy(
         note=_note(hosted, place.ingress),
         overlap=place.overlap,
     )
+
+
+def _taken_over(place: Place, progress: Progress) -> Service | None:
+    """Take over what an earlier kernel of the same user left running on a cluster."""
+    left = left_running(place, progress=progress)
+    if left is None:
+        return None
+    names = [str(left.version), *(str(row["version"]) for row in left.recall())]
+    numbers = [int(found[1]) for name in names if (found := re.fullmatch(r"v([0-9]+)", name))]
+    _version_numbers[place.name] = max([_version_numbers.get(place.name, 0), *numbers])
+    return _kept(Service(left, when_stopped=lambda: _services.pop(place.name, None)))
+
+
+def _kept(service: Service) -> Service:
+    _services[service.name] = service
     return service
 
 
 def _note(host: Host, asked: Ingress) -> str | None:
     if host.engine == "local":
         return "The local engine has one replica and shares this kernel's interpreter lock."
+    from airserve_nb.engines import ray_attach
+
+    if ray_attach.may_not_reach(host.url):
+        return (
+            "Serve listens on the loopback of the cluster's machines only, and this is another one: requests from here "
+            "may not reach it, predict() does."
+        )
     if asked == "auto" and host.ingress == "python":
         return (
             "The fast ingress (HAProxy) can't be had here, so Ray's own serves: slower, otherwise the same."

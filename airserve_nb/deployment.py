@@ -111,10 +111,10 @@ class _PredictorDeployment:
         deployment = self._deployment(spec.settings)
         return deployment.bind(spec, deployment.name)
 
-    def bind_truth(self, folder: str, settings: BatchSettings) -> serve.Application:
-        """Make an application that serves what the truth in ``folder`` says, now and later."""
+    def bind_truth(self, where: str, settings: BatchSettings) -> serve.Application:
+        """Make an application that serves what the truth says that is kept there, now and later."""
         deployment = self._deployment(settings)
-        return deployment.bind(None, deployment.name, folder)
+        return deployment.bind(None, deployment.name, where)
 
     def _deployment(self, settings: BatchSettings) -> serve.Deployment:
         options = dict(self.deployment_options)

@@ -7,6 +7,7 @@ a new run. The card has everything; its colours come from the notebook's theme. 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -17,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from airserve_nb.links import shown_link
 from airserve_nb.telemetry import BatchStatistics
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ __all__ = [
     "service_text",
     "services_html",
     "services_text",
+    "sharing_html",
 ]
 
 HOW_TO_GET_A_PANEL = (
@@ -64,6 +67,10 @@ class ServiceView:
     statistics: BatchStatistics | None = None
     note: str | None = None
     """One sentence that the user should know, such as why a slower ingress is used."""
+    ours: bool = True
+    """Whether it is a deployment of this package, and not another application of Ray Serve."""
+    shared_at: str | None = None
+    """The address at which it is open to other machines; None where it is closed to them."""
 
     @classmethod
     def of(
@@ -81,33 +88,47 @@ class ServiceView:
         statistics
             Its statistics, where they are known already.
         """
-        names = [name for name in cls.__dataclass_fields__ if name not in ("name", "statistics")]
+        names = [name for name in cls.__dataclass_fields__ if name not in ("name", "statistics", "shared_at")]
         values = {name: getattr(service, name) for name in names if getattr(service, name, None) is not None}
-        return cls(name=service.name, statistics=_statistics(service) if ask else statistics, **values)
+        sharing = getattr(service, "sharing", None)
+        return cls(
+            name=service.name,
+            statistics=_statistics(service) if ask else statistics,
+            shared_at=None if sharing is None else sharing.address,
+            **values,
+        )
+
+    def with_state(self, state: str) -> ServiceView:
+        """Return the same view with what Serve says of its state; what was stopped here stays stopped."""
+        return self if self.state == "stopped" else dataclasses.replace(self, state=state)
+
+    @property
+    def host_line(self) -> str:
+        """Who hosts it, in words."""
+        engine = {"ray": "Ray Serve", "local": "this kernel"}.get(self.engine, self.engine)
+        ingress = {"haproxy": "HAProxy", "python": "Ray's own ingress"}.get(self.ingress or "")
+        return f"{engine} behind {ingress}" if ingress else engine
 
     @property
     def engine_line(self) -> str:
-        """Where it runs, in words."""
-        engine = {"ray": "Ray Serve", "local": "this kernel"}.get(self.engine, self.engine)
-        ingress = {"haproxy": "HAProxy", "python": "Ray's own ingress"}.get(self.ingress or "")
-        parts = [f"{engine} behind {ingress}" if ingress else engine]
-        if self.replicas is not None:
-            parts.append(_plural(self.replicas, "replica"))
-        return ", ".join(parts)
+        """Who hosts it, and in how many replicas."""
+        if self.replicas is None:
+            return self.host_line
+        return f"{self.host_line}, {_plural(self.replicas, 'replica')}"
 
     @property
     def link(self) -> str | None:
-        """The URL, where it can be followed: not when stopped, and nothing but a web address."""
+        """What a browser can follow: behind a proxy another address than the kernel's own; None when stopped."""
         if self.url is None or self.state == "stopped" or not self.url.startswith(("http://", "https://")):
             return None
-        return self.url
+        return shown_link(self.url)
 
     @property
     def curl(self) -> str | None:
-        """A line for a shell that sends the example, where there are a link and an example."""
-        if self.link is None or self.example is None:
+        """A line for a shell on the kernel's machine that sends the example, where there are a link and an example."""
+        if self.url is None or self.link is None or self.example is None:
             return None
-        return curl_command(self.link, self.example)
+        return curl_command(self.url, self.example)
 
     @property
     def figures(self) -> tuple[tuple[str, str], ...]:
@@ -171,12 +192,20 @@ def services_text(views: Sequence[ServiceView]) -> str:
     if not views:
         return "No services: begin a cell with %%serve NAME to make one."
     width = max(len(view.name) for view in views)
-    return "\n".join(f"{view.name:<{width}}  {_words(view)}" for view in views)
+    return "\n".join(f"{view.name:<{width}}  {_row_words(view)}" for view in views)
 
 
 def _words(view: ServiceView) -> str:
     words = f"{view.state}, engine {view.engine}"
+    if view.shared_at:
+        words += ", open to others"
     return f"{words}, batching {view.batching}" if view.batching else words
+
+
+def _row_words(view: ServiceView) -> str:
+    # Why it has no figures belongs into the list; other notes stand on the card.
+    words = _words(view)
+    return words if view.ours else f"{words}, {view.note}"
 
 
 def service_html(view: ServiceView) -> str:
@@ -217,6 +246,13 @@ def panel_can_be_had() -> bool:
     return in_a_notebook() and importlib.util.find_spec("anywidget") is not None
 
 
+def sharing_html(sharing: Any, token: str | None) -> str:
+    """Return the card of a Sharing; ``token`` is None when it was shown before."""
+    headers = {"Authorization": f"Bearer {token}"}
+    curl = None if token is None else curl_command(sharing.address, sharing.example, headers=headers)
+    return render("sharing.html.j2", sharing=sharing, token=token, curl=curl)
+
+
 @functools.cache
 def _templates() -> jinja2.Environment:
     import jinja2  # late: 0.1 s that loading the magics need not pay
@@ -230,7 +266,7 @@ def _templates() -> jinja2.Environment:
     )
 
 
-def curl_command(url: str, example: Any = None) -> str:
+def curl_command(url: str, example: Any = None, *, headers: Mapping[str, str] | None = None) -> str:
     """Return a curl line that sends ``example``, quoted for a POSIX shell.
 
     Parameters
@@ -240,12 +276,14 @@ def curl_command(url: str, example: Any = None) -> str:
     example
         A JSON body; or request arguments, a dict with none but the keys ``json``, ``params``, ``data``, ``headers``
         and ``method``, among them ``json``, ``params`` or ``data``. None asks with GET.
+    headers
+        Further headers.
     """
     arguments = example if is_request(example) else ({} if example is None else {"json": example})
     parts = ["curl", _with_query(url, arguments.get("params"))]
     if "method" in arguments:
         parts += ["-X", str(arguments["method"])]
-    for name, value in dict(arguments.get("headers") or {}).items():
+    for name, value in {**(headers or {}), **(arguments.get("headers") or {})}.items():
         parts += ["-H", f"{name}: {value}"]
     body, data = arguments.get("json"), arguments.get("data")
     if body is not None:

@@ -34,6 +34,8 @@ from airserve_nb.encoding import encode
 from airserve_nb.errors import BadOutputError, QueueFullError, RequestError
 from airserve_nb.http_adapters import RawRequest
 from airserve_nb.logbook import users_traceback
+from airserve_nb.output import Reader
+from airserve_nb.sharing.plan import OUTSIDE_HEADER
 from airserve_nb.telemetry import Cursor, Page, Recorder, ReplicaState, RequestRecord, preview
 from airserve_nb.version import Version, VersionSpec, numbered
 from airserve_nb.version_slot import VersionSlot
@@ -58,6 +60,7 @@ HTTP_SERVER_ERROR = 500
 EXCHANGE_KEY = "airserve_nb.exchange"
 CLIENT_ID_LENGTH = 64
 JSON_CONTENT = (b"content-type", b"application/json")
+_OUTSIDE = OUTSIDE_HEADER.encode()
 _NOT_IN_CLIENT_ID = re.compile(rb"[^A-Za-z0-9._:-]")
 
 
@@ -65,7 +68,8 @@ class _Exchange:
     """One request on its way through the endpoint."""
 
     __slots__ = (
-        "answer", "arrived", "arrived_at", "client_id", "error", "payload", "reply", "request_id", "status", "version",
+        "answer", "arrived", "arrived_at", "client_id", "error", "from_outside", "payload", "reply", "request_id",
+        "status", "version",
     )  # fmt: skip
 
     def __init__(self, request_id: str) -> None:
@@ -74,6 +78,7 @@ class _Exchange:
         self.client_id = b""
         self.payload = b""
         self.reply = b""
+        self.from_outside = False
         self.arrived = time.perf_counter()
         self.arrived_at = time.time()
         self.answer: Answer | None = None
@@ -130,11 +135,14 @@ class Endpoint:
         This replica's name, unique in the deployment; by default a random one.
     show_errors
         Whether an answer may hold a predictor's exception message; only its type otherwise. True where
-        the server can be reached from this machine alone.
+        the server can be reached from this machine alone. What the proxy of a shared deployment passes on is never
+        answered with it.
     echo_client_id
         Whether to return a client's ``X-Request-Id``; False where the host does so.
     let_go
         Called when a model has been let go to make room for the next one.
+    output
+        Gets what the models' threads print; None lets it pass.
     """
 
     def __init__(
@@ -145,6 +153,7 @@ class Endpoint:
         show_errors: bool = False,
         echo_client_id: bool = True,
         let_go: Callable[[], object] = gc.collect,
+        output: Reader | None = None,
     ) -> None:
         self.name = name
         self.replica = replica or secrets.token_hex(3)
@@ -153,12 +162,19 @@ class Endpoint:
         self._echo_client_id = echo_client_id
         self._next_request_id = numbered(f"r{self.replica}")
         self._next_batch_id = numbered(f"b{self.replica}")
+        self._output = output
         self.versions = VersionSlot(self._new_version, name=name, let_go=let_go)
         self.logger = logging.getLogger(f"{logger.name}.{self.replica}")
         """Gets the tracebacks of this replica's failed predictions."""
 
     def _new_version(self, spec: VersionSpec) -> Version:
-        return Version(spec, recorder=self.recorder, replica=self.replica, next_batch_id=self._next_batch_id)
+        return Version(
+            spec,
+            recorder=self.recorder,
+            replica=self.replica,
+            next_batch_id=self._next_batch_id,
+            output=self._output,
+        )
 
     @property
     def version(self) -> Version | None:
@@ -225,6 +241,7 @@ class Endpoint:
         exchange = _Exchange(self._next_request_id())
         if self._echo_client_id:
             exchange.client_id = _client_id(scope)
+        exchange.from_outside = any(name == _OUTSIDE for name, _ in scope["headers"])
         try:
             body = await _read_body(receive)
             exchange.arrived, exchange.arrived_at = time.perf_counter(), time.time()
@@ -345,14 +362,14 @@ class Endpoint:
         headers = self._headers(exchange)
         if isinstance(error, QueueFullError):
             headers += _retry_after(error)
-        return error.status, headers, _error_body(self._public_sentence(error), exchange.request_id)
+        return error.status, headers, _error_body(self._public_sentence(exchange, error), exchange.request_id)
 
-    def _public_sentence(self, error: RequestError) -> str:
+    def _public_sentence(self, exchange: _Exchange, error: RequestError) -> str:
         # What a predictor or an adapter raised by accident may tell what only its owner should read.
         by_accident = error.status >= HTTP_SERVER_ERROR and not isinstance(
             error, QueueFullError | BadOutputError
         )
-        if by_accident and not self._show_errors:
+        if by_accident and (exchange.from_outside or not self._show_errors):
             kind = type(error.__cause__).__name__ if error.__cause__ else type(error).__name__
             return f"The prediction failed with {kind}; the server's log has more under the request's id."
         return printable(str(error))

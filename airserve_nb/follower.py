@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from airserve_nb.endpoint import Endpoint
 from airserve_nb.errors import DeployError
-from airserve_nb.truth import Truth, TruthFolder
+from airserve_nb.truth import Truth, TruthAwayError, TruthHome
 from airserve_nb.version import Version, VersionSpec
 
 __all__ = ["Follower"]
@@ -25,6 +25,9 @@ __all__ = ["Follower"]
 YOUTH_S = 10.0
 # All replicas have to load a version before it is confirmed, and some are slower than others.
 CONFIRMATION_PATIENCE_S = 300.0
+# An actor that died is there again in seconds.
+START_PATIENCE_S = 30.0
+RETRY_S = 0.2
 
 
 class Follower:
@@ -34,7 +37,7 @@ class Follower:
     ----------
     endpoint
         Where versions are prepared and switched.
-    folder
+    home
         Where the truth is kept.
     adapt
         Changes a version's description to fit this replica, such as its GPU.
@@ -43,11 +46,11 @@ class Follower:
     def __init__(
         self,
         endpoint: Endpoint,
-        folder: TruthFolder,
+        home: TruthHome,
         *,
         adapt: Callable[[VersionSpec], VersionSpec] = lambda spec: spec,
     ) -> None:
-        self.folder = folder
+        self.home = home
         self._versions = endpoint.versions
         self._adapt = adapt
         self._serving: Truth | None = None
@@ -58,6 +61,17 @@ class Follower:
         self._changing = asyncio.Lock()
         self._young_until = math.inf
         self._confirmed_until = math.inf
+
+    async def start(self) -> bool:
+        """Serve what is confirmed; whether anything is. Waits for a home that is away, which may be starting again."""
+        deadline = time.monotonic() + START_PATIENCE_S
+        while True:
+            try:
+                return await self.catch_up() > 0
+            except TruthAwayError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(RETRY_S)
 
     def begin_youth(self) -> None:
         """Count from now, when requests may come, the time in which a swap may not know of this replica."""
@@ -116,12 +130,12 @@ class Follower:
         """Serve what is confirmed, and return its generation; raises what loading raised."""
         async with self._changing:
             # Again after loading, which takes its time: there may be a newer truth by then.
-            while (truth := self._newer_truth()) is not None:
+            while (truth := await self._newer_truth()) is not None:
                 try:
                     await self._serve(truth)
                 except FileNotFoundError:
                     # Deleted while it was about to be loaded, because there are newer ones.
-                    if self.folder.read() == truth:
+                    if await self.home.look() == truth:
                         raise
             if self._wanted is None and not self._loading:
                 # Not beside one that is still being loaded: both may be too big for that.
@@ -130,7 +144,7 @@ class Follower:
 
     async def before_answer(self) -> None:
         """Catch up if there is a newer truth; a version that is only being prepared is not waited for."""
-        if time.monotonic() <= self._young_until and self._newer_truth() is not None:
+        if time.monotonic() <= self._young_until and await self._newer_truth() is not None:
             await self.catch_up()
 
     async def look_again(self) -> None:
@@ -149,8 +163,14 @@ class Follower:
             with suppress(Exception):
                 await self.catch_up()
 
-    def _newer_truth(self) -> Truth | None:
-        truth = self.folder.read()
+    async def _newer_truth(self) -> Truth | None:
+        try:
+            truth = await self.home.look()
+        except TruthAwayError:
+            if self._serving is None:
+                raise
+            # What serves goes on, and looks again with the next health check.
+            return None
         return truth if truth is not None and truth.generation > self.generation else None
 
     async def _serve(self, truth: Truth) -> None:
@@ -180,5 +200,5 @@ class Follower:
 
     async def _load(self, truth: Truth) -> Version:
         # In a thread: what is unpickled may import a framework for seconds.
-        spec = await asyncio.to_thread(self.folder.load, truth)
+        spec = await asyncio.to_thread(self.home.load, truth)
         return await self._versions.prepare(self._adapt(spec))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +11,7 @@ from airserve_nb.engines.base import Host, Progress, silent
 from airserve_nb.errors import DeployError
 from airserve_nb.version import VersionSpec
 
-__all__ = ["Engine", "Ingress", "Place", "host"]
+__all__ = ["Engine", "Ingress", "Place", "host", "left_running"]
 
 Engine = Literal["ray", "local"]
 Ingress = Literal["auto", "haproxy", "python"]
@@ -29,6 +30,26 @@ class Place:
     ingress: Ingress = "auto"
     overlap: bool = True
     """Whether two versions may be in memory at once, while one takes the other's place."""
+    address: str | None = None
+    """Of a Ray cluster to attach to."""
+
+
+def left_running(place: Place, *, progress: Progress = silent) -> Host | None:
+    """Return what an earlier kernel left running under this name on a cluster of others; None elsewhere.
+
+    Raises
+    ------
+    DeployError
+        When the place's cluster can't be attached to.
+    """
+    if place.engine != "ray" or (place.address is None and "ray" not in sys.modules):
+        return None
+    from airserve_nb.engines import ray as ray_engine
+    from airserve_nb.engines import ray_attach
+
+    if place.address is not None:
+        ray_attach.attach(place.address, progress=progress)
+    return ray_engine.running_here(place.name)
 
 
 def host(
@@ -84,10 +105,15 @@ def _host_on_ray(
     before_it_ends: Callable[[], object],
     progress: Progress,
 ) -> Host:
+    from airserve_nb.warming import finish_warming
+
+    finish_warming(progress)
     from airserve_nb.engines import ray as ray_engine
-    from airserve_nb.engines import ray_cluster
+    from airserve_nb.engines import ray_attach, ray_cluster
     from airserve_nb.engines.ray_host import RayHost
 
+    if place.address is not None:
+        ray_attach.attach(place.address, progress=progress)
     if (
         isinstance(running, RayHost)
         and running.route_prefix == place.route_prefix

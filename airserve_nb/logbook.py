@@ -1,9 +1,10 @@
-"""The newest log lines of a replica, kept where the notebook can ask for them."""
+"""The newest lines that a replica has logged or printed, kept where the notebook can ask for them."""
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 import traceback
 from collections import deque
 from pathlib import Path
@@ -19,11 +20,13 @@ MOST_FRAMES = 10
 
 
 class LogBook(logging.Handler):
-    """A logging handler that remembers the last records as text."""
+    """A logging handler that remembers the last records as text, and a reader of what is printed."""
 
     def __init__(self, size: int = SIZE) -> None:
         super().__init__()
         self._entries: deque[str] = deque(maxlen=size)
+        # Lines that are not complete, by stream and thread.
+        self._begun: dict[tuple[str, int], str] = {}
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -32,6 +35,25 @@ class LogBook(logging.Handler):
             self._entries.append(_cut(self.format(record)))
         except Exception:  # noqa: BLE001 - logging's own rule: a bad record must not stop the program
             self.handleError(record)
+
+    def written(self, stream: str, text: str) -> None:
+        """Keep what was printed, by whole lines."""
+        key = (stream, threading.get_ident())
+        lines = f"{self._begun.pop(key, '')}{text}".split("\n")
+        rest = lines.pop()
+        # A progress bar writes over its line: only the last state counts.
+        entry = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
+        if entry.strip():
+            self._keep(stream, entry)
+        if len(rest) > LONGEST_ENTRY:
+            self._keep(stream, rest)
+        elif rest:
+            self._begun[key] = rest
+
+    def _keep(self, stream: str, text: str) -> None:
+        record = logging.LogRecord("", logging.INFO, "", 0, text, None, None)
+        record.levelname = stream.upper()
+        self.emit(record)
 
     def tail(self, count: int) -> list[str]:
         """Return the last ``count`` entries, oldest first; an entry may hold several lines."""

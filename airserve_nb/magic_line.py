@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import builtins
-import difflib
 import keyword
-import math
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -20,21 +18,17 @@ from IPython.core.error import UsageError
 from IPython.core.magic_arguments import argument
 from IPython.utils.process import arg_split
 
+from airserve_nb.magic_values import did_you_mean
+
 __all__ = [
     "check_service_name",
-    "count",
-    "cpus",
     "look_up",
     "option_names",
     "parse",
-    "port",
-    "route",
     "running",
-    "seconds",
     "target",
 ]
 
-_LARGEST_PORT = 65535
 _DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
@@ -105,57 +99,8 @@ def _check_options(words: list[str], known: Collection[str], magic: str) -> None
     for word in words:
         option = word.partition("=")[0]
         if option.startswith("--") and option not in known:
-            hint = _did_you_mean(option.replace("_", "-"), known) or f"; see {magic} --help"
+            hint = did_you_mean(option.replace("_", "-"), known) or f"; see {magic} --help"
             raise UsageError(f"{magic} has no option {option}{hint}.")
-
-
-def _did_you_mean(word: str, candidates: Collection[str]) -> str:
-    close = difflib.get_close_matches(word, candidates, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def count(text: str) -> int:
-    """Read a whole number of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return value
-
-
-def seconds(text: str) -> float:
-    """Read a number of seconds, 0 or more."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds of at least 0")
-    return value
-
-
-def cpus(text: str) -> float:
-    """Read a number of CPUs, 0 or more."""
-    try:
-        return seconds(text)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of CPUs of at least 0") from None
-
-
-def port(text: str) -> int:
-    """Read a TCP port."""
-    if not (text.isdecimal() and 1 <= int(text) <= _LARGEST_PORT):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to {_LARGEST_PORT}")
-    return int(text)
-
-
-def route(text: str) -> str:
-    """Read a route prefix."""
-    if not text.startswith("/"):
-        raise argparse.ArgumentTypeError(f"{text!r} doesn't begin with a slash")
-    return text
 
 
 def check_service_name(
@@ -272,25 +217,36 @@ def _own_adapter(text: str) -> Any:
 
 def _similar(name: str, candidates: Collection[str]) -> str:
     public = [each for each in candidates if not each.startswith("_")]
-    return _did_you_mean(name, public)
+    return did_you_mean(name, public)
 
 
-def running(name: str | None, *, magic: str) -> Any:
-    """Return the service of that name that runs in this kernel.
+def running(name: str | None, *, magic: str, elsewhere: bool = False) -> Any:
+    """Return the service of that name.
+
+    Parameters
+    ----------
+    name
+        What was typed.
+    magic
+        The magic as the user types it.
+    elsewhere
+        Whether one that this kernel has not made will do, if this kernel is connected to its Ray.
 
     Raises
     ------
     UsageError
         When there is none.
     """
-    from airserve_nb import deploying
+    from airserve_nb import applications, deploying
 
     if name is None:
         raise UsageError(f"{magic} needs the name of a service, as in {magic} adder; see {magic} --help.")
     found = deploying.services()
-    if name not in found:
-        raise UsageError(f"No service is called {name!r}{_similar(name, found)}; %serve shows what runs.")
-    return found[name]
+    if name in found:
+        return found[name]
+    if elsewhere and (connected := applications.connected(name)) is not None:
+        return connected
+    raise UsageError(f"No service is called {name!r}{_similar(name, found)}; %serve shows what runs.")
 
 
 def target(name: str | None, namespace: Mapping[str, Any]) -> Any:
@@ -314,4 +270,4 @@ def target(name: str | None, namespace: Mapping[str, Any]) -> Any:
         return value
     if name in namespace and name not in deploying.services():
         raise UsageError(f"{name!r} is a {type(value).__name__}, and %probe needs a service or a URL.")
-    return running(name, magic="%probe")
+    return running(name, magic="%probe", elsewhere=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import gc
 import inspect
 import logging
@@ -15,15 +16,17 @@ from typing import Any, NamedTuple
 import ray
 from ray import serve
 
+from airserve_nb import output
 from airserve_nb._sentences import describe
 from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.checkpoint import Checkpoint
 from airserve_nb.endpoint import Endpoint, Receive, Scope, Send
+from airserve_nb.engines.ray_truth import home_at
 from airserve_nb.errors import DeployError, OptionError
 from airserve_nb.follower import Follower
 from airserve_nb.logbook import LogBook, users_frames, users_traceback
 from airserve_nb.telemetry import Cursor
-from airserve_nb.truth import Truth, TruthFolder
+from airserve_nb.truth import Truth
 from airserve_nb.version import Version, VersionSpec, resolve_predictor
 
 __all__ = ["Failure", "Replica", "unpack"]
@@ -52,7 +55,7 @@ class Replica:
     """One replica: an :class:`~airserve_nb.endpoint.Endpoint` and the methods that a handle can call."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, spec: VersionSpec | None, name: str, truth_folder: str | None = None
+        self, spec: VersionSpec | None, name: str, truth: str | None = None
     ) -> None:
         self._endpoint = Endpoint(
             name,
@@ -65,10 +68,10 @@ class Replica:
         self._spec = spec
         self._rebuilt = 0
         self._follower: Follower | None = None
-        if truth_folder is not None:
-            self._follower = Follower(self._endpoint, TruthFolder(truth_folder), adapt=_with_gpu)
-            if not await self._follower.catch_up():
-                raise DeployError(f"There is no version of {name} in {truth_folder}; deploy it again.")
+        if truth is not None:
+            self._follower = Follower(self._endpoint, home_at(truth), adapt=_with_gpu)
+            if not await self._follower.start():
+                raise DeployError(f"There is no version of {name} in {truth}; deploy it again.")
             self._follower.begin_youth()
         elif spec is not None:
             self._spec = _with_gpu(spec)
@@ -114,14 +117,15 @@ class Replica:
         spec = self._endpoint.versions.in_force
         return {
             "pid": os.getpid(),
-            "truth_folder": None if self._follower is None else str(self._follower.folder.path),
+            "truth": None if self._follower is None else self._follower.home.where,
+            "generation": 0 if self._follower is None else self._follower.generation,
             "version": None if spec is None else spec.version,
             "settings": None if spec is None else spec.settings,
         }
 
     async def prepare(self, truth: Truth, overlap: bool = True) -> Failure | None:
         """Load a version beside the one that serves, or instead of it; None when that went well."""
-        assert self._follower is not None  # noqa: S101 - whoever has a truth to prepare has a folder
+        assert self._follower is not None  # noqa: S101 - whoever has a truth to prepare has a home of it
         try:
             await self._follower.prepare(truth, overlap=overlap)
         except Exception as error:  # noqa: BLE001 - whatever the user's code raises is told to the kernel
@@ -238,8 +242,10 @@ def _changed_spec(spec: VersionSpec, changes: Mapping[str, Any]) -> tuple[Versio
 
 
 def _start_logbook() -> LogBook:
-    """Keep what our loggers say, and let it into Serve's log file of this replica too."""
+    """Keep what our loggers say and what is printed; let both into Ray's files of this replica too."""
     book = LogBook()
+    _let_print_print()
+    output.keep_all(book)
     ours = logging.getLogger("airserve_nb")
     ours.setLevel(logging.INFO)
     ours.addHandler(book)
@@ -247,6 +253,15 @@ def _start_logbook() -> LogBook:
         ours.addHandler(handler)
     ours.propagate = False
     return book
+
+
+def _let_print_print() -> None:
+    """Undo Serve's replacing of ``print``, which writes to a log past ``sys.stdout``; the latter it replaces, too."""
+    try:
+        from ray.serve._private.logging_utils import buildin_print
+    except ImportError:  # another Ray: then it may not replace it
+        return
+    builtins.print = buildin_print
 
 
 def _answers_only_this_machine() -> bool:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from airserve_nb._deploy_options import check_replicas
+from airserve_nb._deploy_options import check_address, check_replicas
 from airserve_nb.collector import Collector
 from airserve_nb.engines.base import Host
+from airserve_nb.engines.ports import check_port
 from airserve_nb.errors import DeployError
 from airserve_nb.history import History
 from airserve_nb.telemetry import BatchStatistics, Cursor, Page
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import requests
 
     from airserve_nb.panel.panel import Panel
+    from airserve_nb.sharing.handle import Sharing
     from airserve_nb.version import VersionSpec
 
 __all__ = ["Service"]
@@ -58,27 +60,37 @@ class Service:
         self._panel: Panel | None = None
         self._again: Callable[[], object] | None = None
         """Deploys it again, with its names looked up anew; None where that can't be."""
-        self.example: Any = None
+        self._sharing: Sharing | None = None
+        self._history.retell(host.recall(), live=host.version)
+        live = self._history.live
+        self.example: Any = None if live is None else live.example
         """A request body that the endpoint takes, or None."""
         self.note = note
         """One sentence that its user should know, or None."""
 
     @classmethod
-    def connect(cls, app: str = "default") -> Service:
+    def connect(cls, app: str = "default", address: str | None = None) -> Service:
         """Return a Service for a deployment that was made with ``ray.serve.run``, or by an earlier kernel.
 
         Parameters
         ----------
         app
-            The name of the Serve application.
+            The name of the Serve application, or of the deployment.
+        address
+            The Ray cluster that it runs on, as for :func:`deploy`; by default the one that this kernel is
+            connected to.
 
         Raises
         ------
         DeployError
-            When no such application runs, or it is not a ``PredictorDeployment``.
+            When no such application runs, or it is not a ``PredictorDeployment``, or the cluster can't be attached to.
         """
         from airserve_nb.engines import ray as ray_engine
+        from airserve_nb.engines import ray_attach
 
+        check_address(address, "ray")
+        if address is not None:
+            ray_attach.attach(address)
         return cls(ray_engine.connect(app))
 
     # -- what it is -----------------------------------------------------------------------------
@@ -264,6 +276,7 @@ class Service:
             )
         self._host.swap(before.spec, overlap=self._overlap)
         self._history.live, self.example = before, before.example
+        self._host.remember(self._history.told())
 
     def versions(self) -> pd.DataFrame:
         """Return one row a version that was deployed in this kernel.
@@ -272,10 +285,69 @@ class Service:
         """
         return self._history.table()
 
+    # -- opening it to others -------------------------------------------------------------------
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """The handle of what :meth:`share` opened; None when nothing but this machine's loopback answers."""
+        return self._sharing if self._sharing is not None and self._sharing.is_open else None
+
+    def share(
+        self,
+        host: str | None = None,
+        *,
+        port: int | None = None,
+        max_body_bytes: int | None = None,
+        requests_per_s: float | None = None,
+    ) -> Sharing:
+        """Open the deployment to other machines, for those who have the token that the returned object shows once.
+
+        It stays open while versions come and go, until :meth:`unshare` or the deployment's end. Sharing again closes
+        what was open and makes a new token. There is no encryption: share in networks that you trust.
+
+        Parameters
+        ----------
+        host
+            The address of the interface to listen on; by default the one that this machine has for others.
+        port
+            By default the deployment's own number, or the next free one.
+        max_body_bytes
+            Bytes of a request's body, at most (10 MiB).
+        requests_per_s
+            Requests a second and client address (50); twice as many may come at once.
+
+        Raises
+        ------
+        OptionError
+            For an address that this machine does not have, or a limit that can't be.
+        DeployError
+            When the port is taken.
+        """
+        from airserve_nb.sharing.handle import Sharing, checked_host
+        from airserve_nb.sharing.plan import ShareLimits
+
+        self._check_running()
+        check_port(port)
+        asked = {"max_body_bytes": max_body_bytes, "requests_per_s": requests_per_s}
+        limits = ShareLimits(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]  # each is of its field's type
+        address = checked_host(True if host is None else host)
+        self.unshare()
+        self._sharing = Sharing(
+            self.name, self.url, host=address, port=port, limits=limits, example=self.example
+        )
+        return self._sharing
+
+    def unshare(self) -> None:
+        """Close the deployment to other machines; harmless when it is closed."""
+        sharing, self._sharing = self._sharing, None
+        if sharing is not None:
+            sharing.close()
+
     def stop(self) -> None:
         """End the deployment; what was recorded can still be read."""
         if self._stopped:
             return
+        self.unshare()
         self._keep_records()
         self._host.stop()
         self._stopped = True
@@ -284,6 +356,13 @@ class Service:
         self._again = None
         if self._when_stopped is not None:
             self._when_stopped()
+
+    def __enter__(self) -> Self:
+        """Return itself: ``with deploy(...) as service:`` stops it at the end."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
 
     def _now_serves(
         self,
@@ -298,7 +377,10 @@ class Service:
         """Note that ``host`` serves a version of this deployment from now on."""
         before, self._host = self._host, host
         self._history.add(spec, code=code, example=example)
+        host.remember(self._history.told())
         self.example, self.note, self._overlap = example, note, overlap
+        if self._sharing is not None:
+            self._sharing.aim_at(host.url)
         # A local server that took the version over, and a Serve application, are the new one's now.
         if before is not host and not (before.engine == host.engine == "ray"):
             before.stop()

@@ -119,7 +119,9 @@ class XGBoostTrainer:
 
         from airserve_nb.engines import ray_cluster
         from airserve_nb.predictors.xgboost import XGBoostCheckpoint
+        from airserve_nb.warming import finish_warming
 
+        finish_warming()
         # Ray would start by itself, but with the slow ingress for whatever is served afterwards.
         ray_cluster.ensure_ray()
         scaling = self._scaling_config or ScalingConfig(num_workers=1)

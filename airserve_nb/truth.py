@@ -5,8 +5,9 @@ killed, has not heard it. So the confirmed version is a file in a folder of the 
 before it tells the replicas, and every replica reads it when it starts and looks at it again with each
 health check.
 
-The folder is on the machine where kernel and replicas run. The truth itself is small, and replaced in one step; it
-names the file that holds the pickled version.
+The folder is on the machine where kernel and replicas run; where replicas may be on other machines, an actor keeps it
+(:mod:`airserve_nb.engines.ray_truth`). The truth itself is small, and replaced in one step; it names the file that holds
+the pickled version.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 from airserve_nb.batching.settings import BatchSettings
+from airserve_nb.errors import DeployError
 from airserve_nb.version import VersionSpec
 
-__all__ = ["Truth", "TruthFolder"]
+__all__ = ["Truth", "TruthAwayError", "TruthFolder", "TruthHome", "unpickled"]
 
 _FILE = "truth.json"
+_NOTES = "notes.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,48 @@ class Truth:
     """The file that holds the pickled version, named by its content."""
     settings: BatchSettings
     """How it batches, whatever the pickled version says: this can be set while it runs."""
+
+
+class TruthAwayError(DeployError):
+    """The truth can't be read now: whoever serves goes on as it is."""
+
+
+class TruthHome(Protocol):
+    """Where the truth of one deployment is kept. Its methods block, unless they are coroutines."""
+
+    @property
+    def where(self) -> str:
+        """What a replica needs to find it."""
+
+    def read(self) -> Truth | None:
+        """Return the confirmed state; None before the first."""
+
+    async def look(self) -> Truth | None:
+        """Do what ``read`` does, from an event loop that must not be blocked."""
+
+    def confirm(self, truth: Truth) -> None:
+        """Let every replica, those that start later too, serve this from now on."""
+
+    def stage(self, pickled: bytes) -> str:
+        """Keep a pickled version where replicas can load it; returns its name."""
+
+    def has(self, payload: str) -> bool:
+        """Whether the pickled version of this name is kept."""
+
+    def content(self, payload: str) -> bytes:
+        """Return a pickled version; raises FileNotFoundError when it is not kept."""
+
+    def load(self, truth: Truth) -> VersionSpec:
+        """Return the version of a state; raises whatever unpickling it raises."""
+
+    def forget_all_but(self, payloads: set[str]) -> None:
+        """Delete the versions that nobody will ask for any more."""
+
+    def notes(self) -> str | None:
+        """Return what a kernel noted for those that come after it; None before the first note."""
+
+    def note(self, text: str) -> None:
+        """Replace the notes."""
 
 
 class _Apart(pickle.Unpickler):
@@ -55,6 +100,12 @@ class _Apart(pickle.Unpickler):
         return found
 
 
+def unpickled(file: BinaryIO, truth: Truth) -> VersionSpec:
+    """Return the version that ``file`` holds, with the settings of a state."""
+    spec: VersionSpec = _Apart(file).load()
+    return dataclasses.replace(spec, settings=truth.settings)
+
+
 class TruthFolder:
     """Where the truth of one deployment is kept.
 
@@ -66,6 +117,15 @@ class TruthFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+
+    @property
+    def where(self) -> str:
+        """The folder."""
+        return str(self.path)
+
+    async def look(self) -> Truth | None:
+        """Read: a small file in memory keeps nobody waiting."""
+        return self.read()
 
     def read(self) -> Truth | None:
         """Return the confirmed state; None before the first."""
@@ -82,21 +142,39 @@ class TruthFolder:
     def stage(self, pickled: bytes) -> str:
         """Keep a pickled version where replicas can load it; returns its name."""
         name = f"{hashlib.sha256(pickled).hexdigest()[:32]}.version"
-        if not (self.path / name).exists():
+        if not self.has(name):
             self._write(name, pickled)
         return name
+
+    def content(self, payload: str) -> bytes:
+        """Return a pickled version; raises FileNotFoundError when it is not kept."""
+        return (self.path / payload).read_bytes()
 
     def load(self, truth: Truth) -> VersionSpec:
         """Return the version of a state; raises whatever unpickling it raises."""
         with (self.path / truth.payload).open("rb") as file:
-            spec: VersionSpec = _Apart(file).load()
-        return dataclasses.replace(spec, settings=truth.settings)
+            return unpickled(file, truth)
+
+    def has(self, payload: str) -> bool:
+        """Whether the pickled version of this name is kept."""
+        return (self.path / payload).exists()
 
     def forget_all_but(self, payloads: set[str]) -> None:
         """Delete the versions that nobody will ask for any more."""
         for file in self.path.glob("*.version"):
             if file.name not in payloads:
                 file.unlink(missing_ok=True)
+
+    def notes(self) -> str | None:
+        """Return what a kernel noted for those that come after it; None before the first note."""
+        try:
+            return (self.path / _NOTES).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def note(self, text: str) -> None:
+        """Replace the notes."""
+        self._write(_NOTES, text.encode())
 
     def _write(self, name: str, content: bytes) -> None:
         """Write a file in one step: a reader finds all of it, or the one before."""

@@ -21,13 +21,22 @@ from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.checkpoint import Checkpoint
 from airserve_nb.errors import OptionError
 from airserve_nb.http_adapters import CompiledAdapter, compile_adapter, json_to_ndarray
+from airserve_nb.output import Reader, send_to
 from airserve_nb.predictor import Predictor
 from airserve_nb.telemetry import Recorder
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["Version", "VersionSpec", "import_string", "make_spec", "numbered", "resolve_predictor"]
+__all__ = [
+    "KeptVersion",
+    "Version",
+    "VersionSpec",
+    "import_string",
+    "make_spec",
+    "numbered",
+    "resolve_predictor",
+]
 
 
 def import_string(path: str, *, what: str) -> Any:
@@ -103,6 +112,15 @@ class VersionSpec:
         return predict
 
 
+class KeptVersion(VersionSpec):
+    """A version that another kernel deployed: it is kept where it is served, and here only its name and settings."""
+
+    @classmethod
+    def named(cls, version: str, settings: BatchSettings) -> KeptVersion:
+        """Return what is known here."""
+        return cls(predictor_cls="", checkpoint=Checkpoint.of(None), settings=settings, version=version)
+
+
 def make_spec(
     predictor_cls: type[Predictor] | str,
     checkpoint: Any,
@@ -143,6 +161,8 @@ class Version:
         What to build.
     recorder, replica, next_batch_id
         Handed to the batcher.
+    output
+        Gets what the model's thread prints; None lets it pass.
     """
 
     def __init__(
@@ -152,12 +172,13 @@ class Version:
         recorder: Recorder,
         replica: str,
         next_batch_id: Callable[[], str],
+        output: Reader | None = None,
     ) -> None:
         self.name = spec.version
         self.spec = spec
         self.adapter: CompiledAdapter = compile_adapter(spec.http_adapter)
         self.batcher = MicroBatcher(
-            spec.load,
+            functools.partial(_load, spec, output),
             spec.settings,
             next_batch_id=next_batch_id,
             recorder=recorder,
@@ -194,6 +215,13 @@ class Version:
         """Wait until no request is bound to it, then end its model thread."""
         await self._unused.wait()
         await self.batcher.close()
+
+
+def _load(spec: VersionSpec, output: Reader | None) -> Predict:
+    """Load the model, in its own thread, whose output is ``output``'s from then on."""
+    if output is not None:
+        send_to(output)
+    return spec.load()
 
 
 def numbered(prefix: str) -> Callable[[], str]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 from airserve_nb import Checkpoint
+from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.history import KEPT, History
-from airserve_nb.version import VersionSpec
+from airserve_nb.version import KeptVersion, VersionSpec
 
 
 def spec(number: int) -> VersionSpec:
@@ -33,3 +37,28 @@ def test_old_models_are_let_go() -> None:
     history.forget()
     assert not any(each.spec for each in entries)
     assert len(history.table()) == 3 * KEPT
+
+
+def test_a_later_kernel_is_told_the_whole_story() -> None:
+    """What was told, and travelled as JSON, gives the same table and the same way back, with each version's settings."""
+    history = History()
+    first = history.add(spec(1), code="one", example={"array": [1]})
+    history.add(spec(2), code=None, example=object())
+    history.live = first
+    history.add(replace(spec(3), settings=BatchSettings(max_batch_size=3)), code="three", example=None)
+    later = History()
+    later.retell(json.loads(json.dumps(history.told())), live="v3")
+    assert later.table().equals(history.table())
+    live = later.live
+    assert live is not None
+    assert live.spec is not None
+    assert live.before is not None
+    assert live.before.spec is not None
+    assert (live.spec.settings.max_batch_size, live.before.name, live.before.example) == (
+        3,
+        "v1",
+        {"array": [1]},
+    )
+    assert isinstance(live.before.spec, KeptVersion)
+    assert live.before.before is None
+    assert later.told() == history.told()

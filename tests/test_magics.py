@@ -13,7 +13,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 import airserve_nb
-from airserve_nb import deploying, http_adapters, magics, service
+from airserve_nb import applications, deploying, http_adapters, magic_loading, magics, service
 from airserve_nb.errors import CellError, DeployError
 from airserve_nb.magic_line import option_names
 
@@ -38,6 +38,7 @@ class Deployments:
         self.calls: list[tuple[Any, dict[str, Any]]] = []
         self.running: dict[str, Any] = {}
         self.error: BaseException | None = None
+        self.sharing: Any = None
 
     def deploy(self, predictor: Any, *, name: str, progress: Any, **options: Any) -> FakeService:
         progress("Starting")
@@ -45,6 +46,7 @@ class Deployments:
             raise self.error
         self.calls.append((predictor, options))
         self.running[name] = FakeService(name)
+        self.running[name].sharing = self.sharing
         return self.running[name]  # type: ignore[no-any-return]
 
     def services(self) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def deployments(monkeypatch: pytest.MonkeyPatch) -> Deployments:
     fake = Deployments()
     monkeypatch.setattr(deploying, "deploy", fake.deploy)
     monkeypatch.setattr(deploying, "services", fake.services)
+    monkeypatch.setattr(applications, "services", fake.services)
     monkeypatch.setattr(service, "Service", FakeService)
     return fake
 
@@ -69,7 +72,7 @@ def shell(deployments: Deployments) -> Iterator[InteractiveShell]:
     config = Config()
     config.HistoryManager.enabled = False
     shell = InteractiveShell(config=config, colors="nocolor")
-    magics.load(shell)
+    magic_loading.load(shell)
     yield shell
     shell.reset(new_session=False)
 
@@ -177,7 +180,7 @@ class TestServe:
         assert "%%serve NAME [--checkpoint NAME]" in out
         function = magics.AirServeMagics.serve_cell
         assert all(option in out for option in option_names(function))
-        assert option_names(function)[:2] == ("--batch-wait-timeout-s", "--checkpoint")
+        assert {"--batch-wait-timeout-s", "--share", "--no-overlap"} < set(option_names(function))
         assert not deployments.calls
         assert "predict" not in shell.user_ns
 
@@ -210,7 +213,9 @@ class TestRefusals:
             ("adder --batch-wait-timeout-s=nan", "'nan' is not a number of seconds"),
             ("adder --port 70000", "'70000' is not a port from 1 to 65535"),
             ("adder --route-prefix add", "'add' doesn't begin with a slash"),
-            ("adder --engine rey", "invalid choice: 'rey'"),
+            ("adder --engine rey", r"'rey' is not one of ray, local \(did you mean ray\?\)"),
+            ("adder --ingress nginx", "'nginx' is not one of auto, haproxy, python; see"),
+            ("--share adder", "needs a name before its options: %%serve adder --share"),
             ("adder subtractor", "can't use 'subtractor'"),
             ("adder --example takn", r"no name 'takn' \(did you mean taken\?\)"),
             ("adder --example taken.reel", r"taken has no attribute 'reel' \(did you mean real\?\)"),
@@ -320,6 +325,39 @@ class TestFurtherOptions:
         with pytest.raises(UsageError, match="'many' is not a number of CPUs"):
             serve(shell, "adder --num-cpus many")
 
+    @pytest.mark.parametrize(
+        ("line", "options"),
+        [
+            ("adder --address auto", {"address": "auto"}),
+            ("adder --address ray://head:10001", {"address": "ray://head:10001"}),
+            ("adder --share", {"share": True}),
+            ("adder --share --port 8123", {"share": True, "port": 8123}),
+            ("adder --share 127.0.0.2", {"share": "127.0.0.2"}),
+            ("adder --no-overlap", {"overlap": False}),
+            ("adder --ingress python", {"ingress": "python"}),
+        ],
+    )
+    def test_where_and_for_whom(
+        self, shell: InteractiveShell, deployments: Deployments, line: str, options: dict[str, Any]
+    ) -> None:
+        """A cluster, a room of others and a small memory are asked for in a word, and passed only then."""
+        serve(shell, line)
+        assert deployments.options == options
+
+    def test_how_to_join_is_shown_once(
+        self, shell: InteractiveShell, deployments: Deployments, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The notice that holds the token is displayed by the cell that shares, and by no other."""
+
+        class Notice:
+            def __repr__(self) -> str:
+                return "token: only now"
+
+        deployments.sharing = Notice()
+        for line, shown in (("--share", 1), ("--share --quiet", 1), ("", 0)):
+            serve(shell, f"adder {line}")
+            assert capsys.readouterr().out.count("token: only now") == shown
+
     def test_quiet(self, shell: InteractiveShell, deployments: Deployments) -> None:
         """--quiet binds the name and shows nothing."""
         assert serve(shell, "adder --quiet") is None
@@ -347,7 +385,7 @@ class TestManaging:
         config = Config()
         config.HistoryManager.enabled = False
         shell = InteractiveShell(config=config, colors="nocolor")
-        magics.load(shell)
+        magic_loading.load(shell)
         shell.run_cell_magic("serve", "adder --engine local --quiet", PREDICT)
         yield shell
         deploying.stop()
@@ -404,6 +442,15 @@ class TestOthers:
         serve(shell, "adder")
         assert repr(shell.run_line_magic("serve", "")) == "adder  running, engine local"
 
+    def test_warm_starts_ray_in_the_background(
+        self, shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """%serve --warm calls the function of that name, and shows nothing."""
+        calls: list[int] = []
+        monkeypatch.setattr(airserve_nb, "warm_up", lambda: calls.append(1), raising=False)
+        assert shell.run_line_magic("serve", "--warm") is None
+        assert calls == [1]
+
     def test_serve_line_takes_no_name(self, shell: InteractiveShell) -> None:
         """Who meant the cell magic is told."""
         with pytest.raises(
@@ -455,24 +502,58 @@ class TestLoading:
         shell = InteractiveShell(config=config)
         shell.register_magic_function(lambda line: "theirs", "line", "probe")
         tables = {kind: dict(table) for kind, table in shell.magics_manager.magics.items()}
-        magics.load(shell)
-        magics.load(shell)
+        magic_loading.load(shell)
+        magic_loading.load(shell)
         assert shell.find_cell_magic("serve") is not None
-        magics.unload(shell)
-        magics.unload(shell)
+        magic_loading.unload(shell)
+        magic_loading.unload(shell)
         assert shell.magics_manager.magics == tables
         assert shell.run_line_magic("probe", "") == "theirs"
+
+    def test_unload_restores_completion_and_configuration(self) -> None:
+        """Matchers, hooks and configurable objects are as they were, those that came after ours too."""
+        config = Config()
+        config.HistoryManager.enabled = False
+        shell = InteractiveShell(config=config)
+        theirs = [object(), object()]
+        before = dict(shell.strdispatchers["complete_command"].strs)
+        configurables = list(shell.configurables)
+        magic_loading.load(shell)
+        assert len(shell.Completer.custom_matchers) == 1
+        shell.Completer.custom_matchers = [theirs[0], *shell.Completer.custom_matchers, theirs[1]]
+        shell.configurables.append(theirs[0])
+        magic_loading.unload(shell)
+        assert shell.Completer.custom_matchers == theirs
+        assert shell.configurables == [*configurables, theirs[0]]
+        assert shell.strdispatchers["complete_command"].strs == before
+        assert "AirServeMagics" not in shell.magics_manager.registry
+
+    def test_reload_keeps_deployments(self, no_leftovers: None) -> None:
+        """What serves goes on over %reload_ext, and the reloaded magics know it."""
+        config = Config()
+        config.HistoryManager.enabled = False
+        shell = InteractiveShell(config=config)
+        shell.run_line_magic("load_ext", "airserve_nb")
+        try:
+            service = shell.run_cell_magic("serve", "kept --engine local", PREDICT)
+            shell.run_line_magic("reload_ext", "airserve_nb")
+            assert deploying.services()["kept"] is service
+            assert service.request({"array": [1]}).json() == [1.0]
+            shell.run_line_magic("serve_stop", "kept")
+            assert deploying.services() == {}
+        finally:
+            deploying.stop()
 
     def test_unload_leaves_a_later_magic(self, shell: InteractiveShell) -> None:
         """What someone registered over ours is theirs."""
         shell.register_magic_function(lambda line: "later", "line", "serve")
-        magics.unload(shell)
+        magic_loading.unload(shell)
         assert shell.run_line_magic("serve", "") == "later"
         assert shell.find_cell_magic("serve") is None
 
     def test_extension(self, shell: InteractiveShell) -> None:
         """%load_ext, %reload_ext and %unload_ext work."""
-        magics.unload(shell)
+        magic_loading.unload(shell)
         for command in ("load_ext", "reload_ext", "unload_ext"):
             assert shell.run_cell(f"%{command} airserve_nb").success
         assert shell.find_cell_magic("serve") is None

@@ -18,6 +18,7 @@ import airserve_nb
 PROMISED = {
     "Checkpoint", "Predictor", "PredictorDeployment", "XGBoostCheckpoint", "XGBoostPredictor", "XGBoostTrainer",
     "Service", "ProbeResult", "http_adapters", "deploy", "probe", "services", "stop",
+    "overview", "warm_up",
 }  # fmt: skip
 MODULES = sorted(
     module.name

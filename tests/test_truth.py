@@ -17,7 +17,7 @@ from airserve_nb import DeployError, Predictor, QueueFullError
 from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.endpoint import Endpoint
 from airserve_nb.follower import Follower
-from airserve_nb.truth import Truth, TruthFolder
+from airserve_nb.truth import Truth, TruthAwayError, TruthFolder
 from airserve_nb.version import VersionSpec, make_spec
 
 
@@ -375,5 +375,77 @@ def test_as_many_wait_as_the_queue_holds(tmp_path: Path) -> None:
             await answer(endpoint)
         await follower.drop(truth)
         assert await waiting == 1
+
+    run_with(kernel, talk)
+
+
+# -- a home that may be away ------------------------------------------------------------------------
+
+
+class Distant(TruthFolder):
+    """A home that can't be reached at times, as an actor that is being started again."""
+
+    away = False
+
+    async def look(self) -> Truth | None:
+        if self.away:
+            raise TruthAwayError("away")
+        return self.read()
+
+
+class DistantKernel(Kernel):
+    folder: Distant
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.folder = Distant(path)
+
+
+def test_while_the_truth_is_away_what_serves_goes_on(tmp_path: Path) -> None:
+    """Health checks and answers go on; when the truth is there again, it is served."""
+    kernel = DistantKernel(tmp_path)
+    kernel.confirm(spec_of(constant(1), "v1"))
+
+    async def talk(endpoint: Endpoint, follower: Follower) -> None:
+        assert await follower.start()
+        kernel.confirm(spec_of(constant(2), "v2"))
+        kernel.folder.away = True
+        await follower.look_again()
+        await follower.before_answer()
+        assert (await follower.catch_up(), await answer(endpoint)) == (1, 1)
+        kernel.folder.away = False
+        await follower.look_again()
+        assert await answer(endpoint) == 2
+
+    run_with(kernel, talk)
+
+
+def test_a_replica_that_starts_waits_for_the_truth(tmp_path: Path) -> None:
+    """It serves nothing before it knows what to serve, and starts as soon as it does."""
+    kernel = DistantKernel(tmp_path)
+    kernel.folder.away = True
+    kernel.confirm(spec_of(constant(1), "v1"))
+
+    async def talk(endpoint: Endpoint, follower: Follower) -> None:
+        starting = asyncio.create_task(follower.start())
+        await asyncio.sleep(0)
+        assert endpoint.version is None
+        kernel.folder.away = False
+        assert await asyncio.wait_for(starting, 5)
+        assert await answer(endpoint) == 1
+
+    run_with(kernel, talk)
+
+
+def test_a_replica_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the truth does not come back, the reason is the truth's own sentence; nothing confirmed is no version."""
+    monkeypatch.setattr("airserve_nb.follower.START_PATIENCE_S", 0)
+    kernel = DistantKernel(tmp_path)
+
+    async def talk(_: Endpoint, follower: Follower) -> None:
+        assert not await follower.start()
+        kernel.folder.away = True
+        with pytest.raises(TruthAwayError, match="away"):
+            await follower.start()
 
     run_with(kernel, talk)

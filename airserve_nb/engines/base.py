@@ -71,5 +71,11 @@ class Host(Protocol):
     def log_entries(self, count: int) -> list[tuple[str, list[str]]]:
         """Return every live replica's name and its last log entries; blocks."""
 
+    def remember(self, told: list[dict[str, Any]]) -> None:
+        """Keep what is told of the versions where a later kernel finds it, if one can."""
+
+    def recall(self) -> list[dict[str, Any]]:
+        """Return what was last told, by this kernel or an earlier one; empty when that is not known."""
+
     def stop(self) -> None:
         """End it; harmless when it has ended already."""

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import uvicorn
 
+from airserve_nb import output
 from airserve_nb._deploy_options import check_replicas
 from airserve_nb._sentences import describe
 from airserve_nb.endpoint import Endpoint, Message, Receive, Scope, Send
@@ -32,6 +33,8 @@ T = TypeVar("T")
 
 # How long requests under way may take to end when the deployment is stopped.
 STOP_PATIENCE_S = 5
+# Passes of the event loop in which an idle connection is closed.
+PASSES_TO_CLOSE = 3
 
 
 class LocalHost:
@@ -56,10 +59,10 @@ class LocalHost:
     def __init__(self, name: str, spec: VersionSpec, *, route_prefix: str, port: int | None = None) -> None:
         self.name = name
         self._route_prefix = route_prefix
-        self._endpoint = Endpoint(name, show_errors=True)
+        self._log = LogBook()
+        self._endpoint = Endpoint(name, show_errors=True, output=self._log)
         self._versions = self._endpoint.versions
         self.settings = spec.settings
-        self._log = LogBook()
         self._endpoint.logger.addHandler(self._log)
         self._socket = listen_near(port)
         self._port = int(self._socket.getsockname()[1])
@@ -70,11 +73,13 @@ class LocalHost:
                 log_config=None,
                 access_log=False,
                 lifespan="off",
+                ws="none",
                 timeout_graceful_shutdown=STOP_PATIENCE_S,
             )
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"airserve-local-{name}", daemon=True)
+        output.divert()
         self._thread.start()
         try:
             self.swap(spec)
@@ -85,6 +90,8 @@ class LocalHost:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
+        # An adapter prints here.
+        output.send_to(self._log)
         try:
             self._loop.run_until_complete(self._server.serve(sockets=[self._socket]))
         finally:
@@ -92,6 +99,7 @@ class LocalHost:
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
             self._socket.close()
+            output.restore()
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -183,24 +191,61 @@ class LocalHost:
         """Return the last log entries."""
         return [(self._endpoint.replica, self._log.tail(count))]
 
+    def remember(self, told: list[dict[str, Any]]) -> None:
+        """Do nothing: it ends with this kernel."""
+
+    def recall(self) -> list[dict[str, Any]]:
+        """Return nothing, as nobody was told anything."""
+        return []
+
     def is_running(self) -> bool:
         """Whether the server's thread lives."""
         return self._thread.is_alive()
 
     def stop(self) -> None:
         """End the server after the requests that it has, and its threads."""
-        self._server.should_exit = True
+        with suppress(RuntimeError):  # of a loop that has ended already
+            self._loop.call_soon_threadsafe(self._server.end)
         # A predict that never ends must not take the notebook with it; its thread is a daemon.
         self._thread.join(2 * STOP_PATIENCE_S)
         self._endpoint.logger.removeHandler(self._log)
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that says when it listens, and leaves the process's signals alone."""
+    """A uvicorn server that says when it listens, leaves the process's signals alone, and ends at once.
+
+    uvicorn by itself looks ten times a second whether it is to end, and then waits for another tenth: too long for a
+    test that deploys, asks and stops in milliseconds.
+    """
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        """End after the requests that there are; to be called on its loop."""
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        ticks = 0
+        while not await self.on_tick(ticks):
+            # As many as uvicorn counts in a second, which is how often it writes the date of its answers.
+            ticks += 10
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._ending.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        for _ in range(PASSES_TO_CLOSE):
+            await asyncio.sleep(0)
+        if self.server_state.connections or self.server_state.tasks:
+            await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

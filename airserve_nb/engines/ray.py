@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import tempfile
 import time
+import uuid
 from collections.abc import Mapping
-from pathlib import Path
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -18,16 +20,17 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus
 
+from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.deployment import DEFAULT_ACTOR_OPTIONS, PredictorDeployment
-from airserve_nb.engines import ray_cluster
+from airserve_nb.engines import ray_attach, ray_cluster, ray_truth
 from airserve_nb.engines.base import Progress, silent
 from airserve_nb.engines.ray_host import RayHost, called_outside_loop, refuse_what_has_no_room
 from airserve_nb.engines.ray_travel import pickled
 from airserve_nb.errors import DeployError
-from airserve_nb.truth import Truth, TruthFolder
+from airserve_nb.truth import Truth, TruthFolder, TruthHome
 from airserve_nb.version import VersionSpec
 
-__all__ = ["RayHost", "applications", "connect", "deploy"]
+__all__ = ["RayHost", "applications", "connect", "deploy", "running_here"]
 
 # Serve's own client looks once a second; a replica is ready in three to four.
 POLL_S = 0.05
@@ -55,51 +58,109 @@ def deploy(
     DeployError
         With the reason, when it does not come to run.
     """
-    ray_cluster.ensure_serve(port=port, ingress=ingress, progress=progress)
+    start: dict[str, Any] = {"port": port, "ingress": ingress, "progress": progress}
+    ray_cluster.while_opening(lambda _: None, **start)
     running = applications()
-    _refuse_taken_route(name, route_prefix, running)
+    app = ray_attach.application_of(name)
+    _refuse_taken_route(app, route_prefix, running)
     cpus = DEFAULT_ACTOR_OPTIONS["num_cpus"] if num_cpus is None else num_cpus
-    ran_before = name in running
+    ran_before = app in running
     # A rolling update puts one new replica beside the old ones.
     refuse_what_has_no_room(name, 1 if ran_before else num_replicas, cpus)
-    app = _application(name, spec, num_replicas, cpus)
+    content = pickled(spec, name=name)
+    if ray_attach.is_attached():
+        ray_attach.check_workers()
+    before = _what_serves(app, running) if ran_before else None
+    home = _new_home(app, name)
     progress(f"Starting {name} ...")
-    target = serve.RunTarget(app, name=name, route_prefix=route_prefix, external_scaler_enabled=True)
     try:
-        with ray_cluster.quiet_logs():
-            called_outside_loop(serve.run_many, [target], wait_for_applications_running=False)
-        _wait_until_running(name)
-        return connect(name)
+        home.confirm(Truth(1, home.stage(content), spec.settings))
+        bound = _deployment(name, num_replicas, cpus).bind_truth(home.where, spec.settings)
+        target = serve.RunTarget(bound, name=app, route_prefix=route_prefix, external_scaler_enabled=True)
+        ray_cluster.while_opening(lambda opening: _run(name, target, opening), **start)
+        host = connect(app)
     except BaseException:
         # An interrupt, too.
         if not ran_before:
-            # It would hold its route for ever, and nobody could stop it.
-            with ray_cluster.quiet_logs():
-                called_outside_loop(serve.delete, name)
+            _take_back(app, home)
+        elif before is not None:
+            # Serve may go on replacing the processes; what those that it starts are to serve is the old version.
+            old, settings = before
+            home.confirm(Truth(2, home.stage(old), settings))
         raise
+    if isinstance(home, ray_truth.TruthActor):
+        home.forget_editions_before()
+    return host
 
 
-def _application(name: str, spec: VersionSpec, num_replicas: int, num_cpus: float) -> serve.Application:
-    deployment = PredictorDeployment.options(
+def _run(name: str, target: serve.RunTarget, opening: Future[None]) -> None:
+    """Run an application, its replica starting while the ingress still opens; returns when both serve."""
+    with ray_cluster.quiet_logs():
+        called_outside_loop(serve.run_many, [target], wait_for_applications_running=False)
+        _wait_until_running(name, target.name)
+        opening.result()
+        client = _get_global_client()
+        # Before, the ingress may not know the route yet.
+        called_outside_loop(client.wait_for_proxies_serving)
+
+
+def _take_back(app: str, home: TruthHome) -> None:
+    """Delete an application that does not come to run: it would hold its route for ever, and nobody could stop it."""
+    with ray_cluster.quiet_logs():
+        called_outside_loop(serve.delete, app)
+    if isinstance(home, ray_truth.TruthActor):
+        home.end()
+
+
+def _what_serves(app: str, running: Mapping[str, Any]) -> tuple[bytes, BatchSettings] | None:
+    """Return what an application serves, to go on with when its replacement fails; None where it can't be had."""
+    with suppress(Exception):  # a courtesy: it may not answer, or be none of ours
+        return RayHost(app, running[app]).payload()
+    return None
+
+
+def _deployment(name: str, num_replicas: int, num_cpus: float) -> Any:
+    return PredictorDeployment.options(
         name=name,
         num_replicas=num_replicas,
         ray_actor_options={"num_cpus": num_cpus},
         max_constructor_retry_count=CONSTRUCTOR_TRIES,
     )
-    content = pickled(spec, name=name)
+
+
+def _new_home(app: str, name: str) -> TruthHome:
+    """Make a home of its own for new processes: the replicas that they replace go on serving what theirs says."""
     session = ray_cluster.temporary_folder()
-    if session is None:
-        # A Ray that we did not start may have its replicas on other machines, where no folder of ours is.
-        return deployment.bind_spec(spec)
-    # A folder of its own: the replicas that it replaces go on serving what theirs says.
-    folder = TruthFolder(_new_folder(session / "versions", name))
-    folder.confirm(Truth(1, folder.stage(content), spec.settings))
-    return deployment.bind_truth(str(folder.path), spec.settings)
+    if session is not None:
+        parent = session / "versions"
+        parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return TruthFolder(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+    # A Ray that we did not start may have its replicas on other machines, where no folder of ours is.
+    whose = ray_truth.start_keeper(app)
+    if whose != ray_truth.owner():
+        raise DeployError(
+            f"{app} was deployed on this cluster by {whose}; choose another name, or end that one with "
+            f"Service.connect({app!r}).stop().",
+            deployment=name,
+        )
+    return ray_truth.TruthActor(app, uuid.uuid4().hex)
 
 
-def _new_folder(parent: Path, name: str) -> Path:
-    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+def running_here(name: str) -> RayHost | None:
+    """Return what runs under a name on a cluster of others, where an earlier kernel may have left it.
+
+    None for what can't be taken over: it is not there, does not answer, or is of another user or make.
+    """
+    if not ray_attach.is_attached():
+        return None
+    app = ray_attach.application_of(name)
+    if app not in applications() or ray_truth.owner_of(app) != ray_truth.owner():
+        return None
+    with suppress(DeployError):
+        host = connect(app)
+        if host.can_swap:
+            return host
+    return None
 
 
 def connect(app: str) -> RayHost:
@@ -113,13 +174,15 @@ def connect(app: str) -> RayHost:
     if not ray.is_initialized():
         raise DeployError(
             f"There is no application {app!r}, because Ray does not run here; deploy it first, "
-            "or ray.init(address=...) to the cluster it runs on."
+            "or give the address= of the cluster it runs on."
         )
     with ray_cluster.quiet_logs():
         found = applications()
-    if app not in found:
+    prefixed = ray_attach.application_of(app)
+    if app not in found and prefixed not in found:
         names = ", ".join(sorted(found)) or "none"
         raise DeployError(f"There is no application {app!r}; those that run are: {names}.")
+    app = app if app in found else prefixed
     try:
         return RayHost(app, found[app])
     except Exception as error:
@@ -138,20 +201,20 @@ def applications() -> dict[str, Any]:
     return dict(details.get("applications", {}))
 
 
-def _refuse_taken_route(name: str, route_prefix: str, running: Mapping[str, Any]) -> None:
+def _refuse_taken_route(app: str, route_prefix: str, running: Mapping[str, Any]) -> None:
     for other, details in running.items():
-        if other != name and details.get("route_prefix") == route_prefix:
+        if other != app and details.get("route_prefix") == route_prefix:
             raise DeployError(
                 f"The route {route_prefix} belongs to the application {other!r}; choose another with "
                 "route_prefix=, or stop that one.",
-                deployment=name,
+                deployment=app,
             )
 
 
-def _wait_until_running(name: str) -> None:
+def _wait_until_running(name: str, app: str) -> None:
     started = time.monotonic()
     while True:
-        status = serve.status().applications.get(name)
+        status = serve.status().applications.get(app)
         if status is not None and status.status == ApplicationStatus.RUNNING:
             return
         if status is not None and status.status in {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import warnings
@@ -18,13 +19,14 @@ from ray.serve.context import _get_global_client
 from ray.serve.exceptions import DeploymentUnavailableError
 
 from airserve_nb.batching.settings import BatchSettings
-from airserve_nb.engines import ray_cluster
+from airserve_nb.engines import ray_attach, ray_cluster
 from airserve_nb.engines.ray_travel import pickled
+from airserve_nb.engines.ray_truth import TruthActor, home_at
 from airserve_nb.errors import DeployError
 from airserve_nb.replica import Failure, unpack
 from airserve_nb.telemetry import Cursor, Page
-from airserve_nb.truth import Truth, TruthFolder
-from airserve_nb.version import VersionSpec
+from airserve_nb.truth import Truth, TruthAwayError, TruthHome
+from airserve_nb.version import KeptVersion, VersionSpec
 
 __all__ = ["RayHost", "called_outside_loop", "refuse_what_has_no_room"]
 
@@ -48,8 +50,8 @@ class RayHost:
 
     Parameters
     ----------
-    name
-        The application.
+    application
+        The Serve application's name.
     details
         Serve's details of it.
 
@@ -61,11 +63,12 @@ class RayHost:
 
     engine = "ray"
 
-    def __init__(self, name: str, details: Mapping[str, Any]) -> None:
-        self.name = name
+    def __init__(self, application: str, details: Mapping[str, Any]) -> None:
+        self.name = ray_attach.name_of(application)
+        self.application = application
         # One change at a time: each is based on the truth before it.
         self._changing = threading.Lock()
-        self._handle = serve.get_app_handle(name)
+        self._handle = serve.get_app_handle(application)
         deployment = details.get("deployments", {}).get(self._handle.deployment_name, {})
         config = deployment.get("deployment_config", {})
         # What it was scaled to; in its configuration stands what it was deployed with.
@@ -73,19 +76,18 @@ class RayHost:
         self.num_cpus = float(config.get("ray_actor_options", {}).get("num_cpus") or 0)
         """CPUs that each replica was given."""
         self.route_prefix = details.get("route_prefix") or "/"
-        self.url = f"{ray_cluster.base_url()}{self.route_prefix.rstrip('/') or '/'}"
+        head = ray_attach.head_address() if ray_attach.is_attached() else None
+        base = ray_cluster.base_url(machine=head or "127.0.0.1")
+        self.url = f"{base}{self.route_prefix.rstrip('/') or '/'}"
         self.ingress = called_outside_loop(ray_cluster.ingress_in_place)
         described = self._describe()
-        self._folder = _folder_of(described)
+        self._home = _home_of(described)
         self.version: str | None = described["version"]
         self.settings: BatchSettings = described["settings"] or BatchSettings()
         # Which payload each version has, to go back to: pickled again, it would take the globals of that later time.
         self._payloads: dict[str, str] = {}
-        if (
-            self._folder is not None
-            and self.version is not None
-            and (truth := self._folder.read()) is not None
-        ):
+        self._payloads |= self._noted().get("payloads", {})
+        if self.version is not None and (truth := self._confirmed()) is not None:
             self._payloads[self.version] = truth.payload
 
     def predict(self, value: Any) -> Any:
@@ -102,16 +104,20 @@ class RayHost:
 
     def stop(self) -> None:
         """Delete the application; harmless when it has gone already."""
-        if ray.is_initialized() and self.name in serve.status().applications:
+        if not ray.is_initialized():
+            return
+        if self.application in serve.status().applications:
             with ray_cluster.quiet_logs():
-                called_outside_loop(serve.delete, self.name)
+                called_outside_loop(serve.delete, self.application)
+        if isinstance(self._home, TruthActor):
+            self._home.end()
 
     # -- changing what runs ---------------------------------------------------------------------
 
     @property
     def can_swap(self) -> bool:
         """Whether a version can be replaced without new processes."""
-        return self._folder is not None and ray.is_initialized() and self._running_replicas() > 0
+        return self._home is not None and ray.is_initialized() and self._running_replicas() > 0
 
     def swap(self, spec: VersionSpec, *, overlap: bool = True) -> None:
         """Serve another version in the processes that run; on an error the old one goes on everywhere.
@@ -133,48 +139,87 @@ class RayHost:
 
     def _swap(self, spec: VersionSpec, *, overlap: bool) -> None:
         # Asked for each time: somebody may have deployed this application anew.
-        folder = self._folder = _folder_of(self._describe())
-        if folder is None:
+        described = self._broadcast("describe")
+        if not described:
+            raise self._nobody_there()
+        home = self._home = _home_of(described[0])
+        if home is None:
             raise DeployError(
-                f"{self.name} runs on a Ray that was not started by this kernel, or was made with serve.run, so its "
-                "version can't be swapped; deploy it again.",
+                f"{self.name} was made with serve.run, so its version can't be swapped; deploy it again.",
                 deployment=self.name,
             )
-        now = folder.read()
+        now = self._confirmed()
         payload = self._payloads.get(spec.version)
-        if payload is None or not (folder.path / payload).exists():
-            payload = folder.stage(pickled(spec, name=self.name))
-        truth = Truth(1 if now is None else now.generation + 1, payload, spec.settings)
+        if payload is None or not home.has(payload):
+            if isinstance(spec, KeptVersion):
+                raise DeployError(
+                    f"{spec.version} of {self.name} is not kept any more; deploy it again.",
+                    deployment=self.name,
+                )
+            payload = home.stage(pickled(spec, name=self.name))
+        # What serves counts too: where the truth was lost, an older one would be overheard.
+        generations = [each["generation"] for each in described] + (
+            [now.generation] if now is not None else []
+        )
+        truth = Truth(max(generations) + 1, payload, spec.settings)
         try:
             self._prepare(truth, overlap=overlap)
-            folder.confirm(truth)
+            home.confirm(truth)
         except BaseException:
+            if self._confirmed() == truth:
+                # The interrupt came too late: every replica that looks will serve it.
+                self.version, self.settings = spec.version, truth.settings
+                raise
             # An interrupt, too. Nobody waits for this: a replica may be loading for minutes.
             with suppress(Exception):
                 self._handle.broadcast("drop", truth)._ensure_scheduled()  # noqa: SLF001 - sent, not awaited
             raise
         self.version, self.settings = spec.version, truth.settings
-        self._remember(folder, spec.version, payload, now)
+        self._remember(home, spec.version, payload, now)
         self._tell(truth)
 
-    def _remember(self, folder: TruthFolder, version: str, payload: str, before: Truth | None) -> None:
+    def _remember(self, home: TruthHome, version: str, payload: str, before: Truth | None) -> None:
         self._payloads.pop(version, None)
         self._payloads[version] = payload
         for oldest in list(self._payloads)[:-KEPT_PAYLOADS]:
             del self._payloads[oldest]
         # A replica that is just starting may still be reading the one before.
-        folder.forget_all_but({*self._payloads.values(), *([] if before is None else [before.payload])})
+        home.forget_all_but({*self._payloads.values(), *([] if before is None else [before.payload])})
+
+    def remember(self, told: list[dict[str, Any]]) -> None:
+        """Keep what is told of the versions beside the truth; a courtesy to a later kernel, so it never fails."""
+        with suppress(TruthAwayError, OSError):
+            if self._home is not None:
+                self._home.note(json.dumps({"told": told, "payloads": self._payloads}))
+
+    def recall(self) -> list[dict[str, Any]]:
+        """Return what was last told, by this kernel or an earlier one; empty when that is not known."""
+        told: list[dict[str, Any]] = self._noted().get("told", [])
+        return told
+
+    def _noted(self) -> dict[str, Any]:
+        with suppress(TruthAwayError):
+            text = None if self._home is None else self._home.notes()
+            return {} if text is None else dict(json.loads(text))
+        return {}
+
+    def payload(self) -> tuple[bytes, BatchSettings] | None:
+        """Return what serves, pickled, and how it batches; None where that is not kept."""
+        truth = self._confirmed()
+        if self._home is None or truth is None:
+            return None
+        return self._home.content(truth.payload), truth.settings
 
     def set_batching(self, changes: Mapping[str, Any]) -> None:
         """Batch by other limits from now on, on every replica."""
         with self._changing:
-            folder = self._folder = _folder_of(self._describe())
-            now = None if folder is None else folder.read()
-            if folder is None or now is None:
+            home = self._home = _home_of(self._describe())
+            now = None if home is None else home.read()
+            if home is None or now is None:
                 self.settings = self._broadcast("set_batching", dict(changes))[0]
                 return
             truth = Truth(now.generation + 1, now.payload, now.settings.changed(changes))
-            folder.confirm(truth)
+            home.confirm(truth)
             self.settings = truth.settings
             self._tell(truth)
 
@@ -189,7 +234,7 @@ class RayHost:
         refuse_what_has_no_room(self.name, num_replicas - self.replicas, self.num_cpus)
         # No public call scales without a restart except over Ray's dashboard, which does not run here.
         controller = _get_global_client()._controller  # noqa: SLF001 - see above
-        deployment = DeploymentID(name=self._handle.deployment_name, app_name=self.name)
+        deployment = DeploymentID(name=self._handle.deployment_name, app_name=self.application)
         try:
             called_outside_loop(
                 _unwrapped,
@@ -215,7 +260,7 @@ class RayHost:
         return int(self._replica_states().get(ReplicaState.RUNNING, 0))
 
     def _replica_states(self) -> dict[Any, int]:
-        application = serve.status().applications.get(self.name)
+        application = serve.status().applications.get(self.application)
         deployment = application and application.deployments.get(self._handle.deployment_name)
         return dict(deployment.replica_states) if deployment else {}
 
@@ -259,6 +304,12 @@ class RayHost:
 
     # -- talking to replicas --------------------------------------------------------------------
 
+    def _confirmed(self) -> Truth | None:
+        """Return the confirmed state; None where there is none, or it was lost."""
+        with suppress(TruthAwayError):
+            return None if self._home is None else self._home.read()
+        return None
+
     def _describe(self) -> dict[str, Any]:
         for described in self._broadcast("describe"):
             return dict(described)
@@ -289,9 +340,9 @@ class RayHost:
         return [(replica, unpack(package)) for replica, package in self._broadcast(method, argument)]
 
 
-def _folder_of(described: Mapping[str, Any]) -> TruthFolder | None:
-    folder = described["truth_folder"]
-    return None if folder is None else TruthFolder(folder)
+def _home_of(described: Mapping[str, Any]) -> TruthHome | None:
+    where = described["truth"]
+    return None if where is None else home_at(where)
 
 
 def refuse_what_has_no_room(name: str, more_replicas: int, num_cpus: float) -> None:

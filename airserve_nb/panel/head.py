@@ -35,6 +35,7 @@ def head_of(service: Any) -> dict[str, Any]:
         "max_batch_size": settings.max_batch_size,
         "batch_wait_timeout_s": settings.batch_wait_timeout_s,
         "note": view.note,
+        "shared_at": view.shared_at,
         "code": serve_line(service),
         "can": {
             "redeploy": running and service._again is not None,  # noqa: SLF001 - as above

@@ -8,6 +8,7 @@ const SPLIT = [["queue", 5], ["predict", 6], ["rest", 7]];
 const BEAT_MS = 4000, ACK_MS = 250, SILENCE_MS = 12000, WINDOW_S = 60;
 const KEPT_ROWS = 1000, ROW_PX = 27, EXACT_SIZES = 32;
 const P99_NEEDS = 100;
+const NO_BATCH = "No batch in this window";
 const GONE = "The kernel was restarted or is gone; this is its last picture.";
 // Places in a row of the log, and in a second.
 const ID = 0, AT = 1, STATUS = 2, VERSION = 3, REPLICA = 4, BATCH = 5, SIZE = 6, REASON = 7, QUEUE = 8, PREDICT = 9,
@@ -249,7 +250,7 @@ function button(label, press, kind = "", props = {}) {
 
 /** A row of buttons of which one is pressed. */
 function choice(label, options, chosen, change) {
-	const group = h("div.as-choice", {role: "group", label: label});
+	const group = h("div.as-choice", {role: "group", label});
 	for (const [value, text] of options) {
 		const one = button(text, () => {
 			for (const each of group.children) put(each, "aria-pressed", each === one);
@@ -265,7 +266,7 @@ function choice(label, options, chosen, change) {
 function makeHead(store, notify) {
 	const name = h("bdi.as-name");
 	const dot = h("span.as-dot", {"aria-hidden": true});
-	const state = h("span.as-state"), facts = h("bdi.as-soft");
+	const state = h("span"), facts = h("bdi.as-soft"), open = h("bdi.as-open");
 	const url = h("a.as-url", {target: "_blank", rel: "noopener noreferrer"});
 	const copied = (what) => () => {
 		copy(store.head[what]);
@@ -296,8 +297,8 @@ function makeHead(store, notify) {
 		if (on) keep.focus();
 	}
 
-	const element = h("header.as-head",
-		h("div.as-title", name, h("span.as-badge", dot, state), facts),
+	const element = h("div.as-head",
+		h("div.as-title", name, h("span.as-badge", dot, state), facts, open),
 		actions, sure, address);
 	return {element, draw() {
 		const {head} = store, can = store.lost ? {} : head.can ?? {};
@@ -305,6 +306,7 @@ function makeHead(store, notify) {
 		say(state, store.lost ? "no connection" : head.state ?? "");
 		put(dot, "data-state", store.lost ? "lost" : head.state ?? "");
 		say(facts, visible([head.version, head.engine_line].filter(Boolean).join(" · ")));
+		say(open, head.shared_at ? `open to others at ${visible(head.shared_at)}` : "");
 		say(question, `Stop ${visible(head.name)}?`);
 		address.hidden = !head.url;
 		if (head.url) { say(url, visible(head.url)); put(url, "href", /^https?:/.test(head.url) ? head.url : null); }
@@ -352,8 +354,8 @@ function counts(store, seconds, rows) {
 	const found = new Map();
 	const add = (triples) => {
 		for (const [size, reason, count] of triples) {
-			if (!found.has(size)) found.set(size, new Map());
-			found.get(size).set(reason, (found.get(size).get(reason) ?? 0) + count);
+			const by = found.get(size) ?? new Map();
+			found.set(size, by.set(reason, (by.get(reason) ?? 0) + count));
 		}
 	};
 	if (!seconds || store.saved) add(rows ? store.rowSizes : store.sizes);
@@ -383,7 +385,7 @@ function makeHistogram(store) {
 	limit.append(limitText);
 	const mean = h("div.as-mean"), meanText = h("span");
 	mean.append(meanText);
-	const empty = h("div.as-empty", "No batch in this window");
+	const empty = h("div.as-empty", NO_BATCH);
 	const plot = h("div.as-plot", {role: "img"}, bars, limit, mean, empty);
 	const legend = h("ul.as-legend", {label: "Release reasons"});
 	const keys = REASONS.map(([reason, name]) => {
@@ -392,7 +394,7 @@ function makeHistogram(store) {
 		legend.append(key);
 		return [reason, key, count];
 	});
-	const element = h("section.as-card", {"aria-labelledby": title.id},
+	const element = h("div.as-card", {role: "group", "aria-labelledby": title.id},
 		across(title, windows, units), plot, legend);
 	const pool = [];
 
@@ -410,12 +412,11 @@ function makeHistogram(store) {
 	function draw() {
 		const found = counts(store, seconds, rows), most = rows ? 0 : store.head.batching === false ? 1 : store.head.max_batch_size ?? 0;
 		const columns = columnsFor(Math.max(most, ...found.keys(), 1));
-		const sums = columns.map(([low, high]) => {
-			const by = new Map();
-			for (const [size, reasons] of found)
-				if (size >= low && size <= high) for (const [reason, count] of reasons) by.set(reason, (by.get(reason) ?? 0) + count);
-			return by;
-		});
+		const sums = columns.map(() => new Map());
+		for (const [size, reasons] of found) {
+			const by = sums[columns.findIndex(([, high]) => size <= high)];
+			for (const [reason, count] of reasons) by.set(reason, (by.get(reason) ?? 0) + count);
+		}
 		const highest = Math.max(1, ...sums.map(total)), every = Math.ceil(columns.length / 16);
 		const boxes = columns.map(([low, high], place) => {
 			const one = column(place), by = sums[place], all = total(by);
@@ -423,14 +424,14 @@ function makeHistogram(store) {
 			for (const [reason] of REASONS) one.parts[reason].style.flexGrow = by.get(reason) ?? 0;
 			say(one.count, all && columns.length <= 20 ? compact(all) : "");
 			one.count.style.bottom = `${(100 * all) / highest}%`;
-			say(one.label, place % every ? "" : low === high ? `${low}` : `${low}–${high}`);
+			say(one.label, place % every ? "" : span(low, high, "–"));
 			return one.box;
 		});
 		if (bars.children.length !== boxes.length) bars.replaceChildren(...boxes);
 		mark(columns, most, found, sums);
 		if (flashed !== store.flashes && store.last) {
 			flashed = store.flashes;
-			const size = store.last[rows ? 2 : 1], place = columns.findIndex(([low, high]) => size >= low && size <= high);
+			const size = store.last[rows ? 2 : 1], place = columns.findIndex(([, high]) => size <= high);
 			if (place >= 0) flash(pool[place].stack);
 		}
 	}
@@ -451,16 +452,15 @@ function makeHistogram(store) {
 		for (const [reason, key, count] of keys) {
 			const many = sum(sums, (by) => by.get(reason) ?? 0);
 			say(count, number(many));
-			key.hidden = !many && reason !== "full" && reason !== "model_free" && reason !== "timeout";
+			key.hidden = !many && (reason === "retry" || reason === "drain");
 		}
-		put(plot, "label", all
-			? `${plural(all, "batch")}, mean size ${number(average, 1)}: ` + columns.map(([low, high], place) => [low, high, total(sums[place])])
-				.filter(([, , count]) => count).map(([low, high, count]) => `${count} of ${low === high ? low : `${low} to ${high}`}`).join(", ")
-			: "No batch in this window");
+		put(plot, "label", all ? `${plural(all, "batch")}, mean size ${number(average, 1)}: ` + columns
+			.map(([low, high], place) => total(sums[place]) && `${total(sums[place])} of ${span(low, high, " to ")}`).filter(Boolean).join(", ") : NO_BATCH);
 	}
 	return {element, draw};
 }
 
+const span = (low, high, to) => low === high ? `${low}` : `${low}${to}${high}`;
 const compact = (count) => count < 10000 ? number(count) : `${number(count / 1000, count < 1e5 ? 1 : 0)}k`;
 
 function flash(element) {
@@ -473,7 +473,7 @@ function flash(element) {
 function makePulse(store) {
 	const HIGH = 40;
 	const title = h("div.as-heading", {id: newId()}, "Last 60 seconds");
-	const element = h("section.as-card.as-pulse", {"aria-labelledby": title.id}, across(title));
+	const element = h("div.as-card.as-pulse", {role: "group", "aria-labelledby": title.id}, across(title));
 	const whole = (value) => number(Math.round(value));
 	const lines = [
 		["requests/s", whole, [[COUNT, "line"]]],
@@ -529,7 +529,7 @@ function makeKnobs(store, notify) {
 	const copyCode = button("Copy %%serve line", () => { copy(store.head.code); notify("The %%serve line with these settings is copied."); },
 		".as-quiet");
 	const grid = h("div.as-knobs");
-	const element = h("section.as-card", {"aria-labelledby": title.id}, across(title, copyCode), grid);
+	const element = h("div.as-card", {role: "group", "aria-labelledby": title.id}, across(title, copyCode), grid);
 
 	function knob(label, option, unit, low, high, off, applied, current, ask) {
 		let asked = null, held = false;
@@ -615,7 +615,7 @@ function makeLog(store) {
 	const table = h("table", {role: "grid", label: "Requests, newest first", "aria-colcount": COLUMNS.length},
 		h("colgroup", ...COLUMNS.map(([, width]) => h("col", {style: `width:${width}em`}))),
 		h("thead", h("tr", {"aria-rowindex": 1}, ...COLUMNS.map(([name, , , kind]) => h("th", {scope: "col", class: kind}, name)))), body);
-	const scroller = h("div.as-scroller", {tabindex: 0, role: "region", label: "Request log", onscroll: () => fill()}, table);
+	const scroller = h("div.as-scroller", {tabindex: 0, role: "group", label: "Request log", onscroll: () => fill()}, table);
 	const detail = h("div.as-detail", {hidden: true, role: "group", label: "Chosen request"});
 	const element = h("div", across(kinds, find, pause, clear, count), scroller, detail);
 

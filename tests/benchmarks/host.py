@@ -16,6 +16,7 @@ from models import (
     HandAdd,
     HandEcho,
     HandSleep,
+    HandSleepThread,
     HandSpin,
     HandTrees,
     Sleep,
@@ -46,6 +47,7 @@ def main() -> None:
             Trees, checkpoint, name="ours_trees", http_adapter=http_adapters.pandas_read_json, **batching
         ).url
         applications["hand_sleep"] = HandSleep.bind()
+        applications["thread_sleep"] = HandSleepThread.bind()
         applications["hand_spin"] = HandSpin.bind(loops)
         applications["hand_trees"] = HandTrees.bind(bytes(checkpoint.get_model().save_raw()))
         urls["rows"] = rows.head(200).to_dict("records")

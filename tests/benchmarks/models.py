@@ -6,6 +6,7 @@ model in the batched method, and an ``max_ongoing_requests`` that lets batches f
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -108,6 +109,20 @@ class HandSleep:
     @serve.batch(max_batch_size=SIZE, batch_wait_timeout_s=WAIT_S)
     async def handle(self, inputs: list[Any]) -> list[Any]:
         sleep_for(len(inputs))
+        return list(np.stack(inputs) + 2)
+
+    async def __call__(self, request: Any) -> Any:
+        body = await request.json()
+        return (await self.handle(np.array(body["array"], dtype=float))).tolist()
+
+
+@serve.deployment(**HAND_OPTIONS)
+class HandSleepThread:
+    """As HandSleep, but the model leaves the event loop to the requests, as ours does."""
+
+    @serve.batch(max_batch_size=SIZE, batch_wait_timeout_s=WAIT_S)
+    async def handle(self, inputs: list[Any]) -> list[Any]:
+        await asyncio.to_thread(sleep_for, len(inputs))
         return list(np.stack(inputs) + 2)
 
     async def __call__(self, request: Any) -> Any:

@@ -56,6 +56,17 @@ def test_another_port_or_ingress_is_refused(echo: Any) -> None:
         deploy(echo_class(), name="other", ingress=other)
 
 
+def test_a_kernel_with_its_own_ray_does_not_attach(echo: Any) -> None:
+    """A cluster's address is refused in a kernel that runs a Ray of its own, which goes on."""
+    with pytest.raises(
+        DeployError, match=r"a Ray of its own already, so it can't attach to '127.0.0.1:1'; restart"
+    ):
+        deploy(echo_class(), name="other", address="127.0.0.1:1")
+    with pytest.raises(DeployError, match="a Ray of its own"):
+        Service.connect("echo", address="ray://127.0.0.1:1")
+    assert echo.request({"array": [1]}).json() == [1.0]
+
+
 def test_what_fails_to_start_is_gone(echo: Any) -> None:
     """A predictor that can't load is a DeployError with its one line, and no application stays behind."""
     from ray import serve

@@ -147,9 +147,10 @@ def test_an_interrupt_leaves_the_old_version(serve_on: Any, eventually: Any, tmp
 
     interrupting = threading.Thread(target=interrupt)
     interrupting.start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as raised:
         serve_on(Slow, {"folder": str(tmp_path)}, name="interrupted")
     interrupting.join()
+    assert raised.value.__notes__ == [f"interrupted {version} goes on serving."]
     assert service.request({"array": [1]}).json() == [1.0]
     (tmp_path / "go_on").touch()
     eventually((tmp_path / "loaded").exists, "the new version is loaded", timeout_s=30)
@@ -157,6 +158,31 @@ def test_an_interrupt_leaves_the_old_version(serve_on: Any, eventually: Any, tmp
     assert (service.version, len(service.versions())) == (version, 1)
     serve_on(constant(3), name="interrupted")
     assert service.request({"array": [1]}).json() == [3.0]
+
+
+def test_an_interrupt_that_comes_too_late_says_so(
+    serve_on: Any, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted when the new version serves already, the service knows it, and so does its user."""
+    service = serve_on(constant(1), name="late")
+    host = type(service._host)
+    what_comes_after = "_call" if engine == "local" else "_tell"
+    original = getattr(host, what_comes_after)
+
+    def interrupted(self: Any, *args: Any) -> None:
+        original(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(host, what_comes_after, interrupted)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        serve_on(constant(2), name="late", example=5)
+    monkeypatch.undo()
+    assert raised.value.__notes__ == [f"late {service.version} goes on serving."]
+    assert service.request({"array": [1]}).json() == [2.0]
+    assert service.versions()["live"].tolist() == [False, True]
+    assert service.example == 5
+    service.rollback()
+    assert service.request({"array": [1]}).json() == [1.0]
 
 
 def lonely(value: float, *, fails: bool = False) -> type[Predictor]:
@@ -382,14 +408,18 @@ def pids_of(replicas: list[dict[str, Any]]) -> set[int]:
 
 
 @pytest.mark.ray
-def test_other_resources_take_a_rolling_update(ray_cluster: str) -> None:
-    """What a running process can't change takes new ones."""
+def test_other_resources_take_a_rolling_update(ray_cluster: str, eventually: Any) -> None:
+    """What a running process can't change takes new ones, and no request fails while they take over."""
     service = deploy(constant(1), name="rolled")
     try:
         (before,) = described(service)
-        deploy(constant(2), name="rolled", num_cpus=0.2)
-        (after,) = described(service)
-        assert after["pid"] != before["pid"]
+        with under_load(service) as load:
+            eventually(lambda: load.answers, "the old process answers")
+            deploy(constant(2), name="rolled", num_cpus=0.2)
+            (after,) = described(service)
+            assert after["pid"] != before["pid"]
+            eventually(lambda: load.answers[-1][3] == 2.0, "the new one answers")
+        assert {status for _, status, _, _ in load.answers} == {200}
         assert service.request({"array": [1]}).json() == [2.0]
     finally:
         service.stop()
@@ -414,3 +444,34 @@ def test_connected_services_can_be_tuned(ray_cluster: str) -> None:
             service.rollback()
     finally:
         serve.delete("guide")
+
+
+@pytest.mark.ray
+def test_a_rolling_update_that_ends_early_leaves_the_old_version(
+    ray_cluster: str, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted while Serve replaces the processes, the old version is what the new processes serve, too."""
+    from airserve_nb.engines import ray as ray_engine
+
+    service = deploy(constant(1), name="rolled", num_cpus=0.1)
+    try:
+        host: Any = service._host
+        version, before = service.version, host._describe()["pid"]
+
+        def interrupted(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(ray_engine, "_wait_until_running", interrupted)
+        with pytest.raises(KeyboardInterrupt) as raised:
+            deploy(constant(2), name="rolled", num_cpus=0.2)
+        monkeypatch.undo()
+        assert raised.value.__notes__ == [f"rolled {version} goes on serving."]
+        replaced = eventually(
+            lambda: [each for each in host._broadcast("describe") if each["pid"] != before],
+            "the processes are replaced",
+            timeout_s=60,
+        )
+        assert [each["version"] for each in replaced] == [version]
+        assert service.request({"array": [1]}).json() == [1.0]
+    finally:
+        service.stop()

@@ -4,10 +4,11 @@
 const REASONS = [
 	["full", "full"], ["model_free", "model free"], ["timeout", "wait over"], ["retry", "retry"], ["drain", "drain"],
 ];
-const SPLIT = [["queue", 5], ["predict", 6], ["rest", 7]];
+const SPLIT = [["queue", 5, "drain"], ["predict", 6, "full"], ["rest", 7, "retry"]];
 const BEAT_MS = 4000, ACK_MS = 250, SILENCE_MS = 12000, WINDOW_S = 60;
 const KEPT_ROWS = 1000, ROW_PX = 27, EXACT_SIZES = 32;
 const P99_NEEDS = 100;
+const part = (colour) => `--part: var(--${colour})`;
 const NO_BATCH = "No batch in this window";
 const GONE = "The kernel was restarted or is gone; this is its last picture.";
 // Places in a row of the log, and in a second.
@@ -270,7 +271,7 @@ function makeHead(store, notify) {
 	const url = h("a.as-url", {target: "_blank", rel: "noopener noreferrer"});
 	const copied = (what) => () => {
 		copy(store.head[what]);
-		notify(what === "url" ? "URL copied." : "curl line copied.");
+		notify(`${what} copied.`);
 	};
 	const copyUrl = button("Copy URL", copied("url"), ".as-quiet");
 	const copyCurl = button("Copy curl", copied("curl"), ".as-quiet");
@@ -281,9 +282,7 @@ function makeHead(store, notify) {
 		const outcome = await store.ask(command);
 		notify(outcome.text, false, outcome);
 	};
-	const redeploy = button("Redeploy", run("redeploy", "Deploying again …"), "", {
-		title: "Deploy again, with the predictor as it is defined in the notebook now",
-	});
+	const redeploy = button("Redeploy", run("redeploy", "Deploying again …"), "", {title: "Deploy again, as defined in the notebook now"});
 	const rollback = button("Roll back", run("rollback", "Going back …"), "", {title: "Serve the version before again"});
 	const stop = button("Stop", () => confirming(true));
 	const question = h("span", {id: newId()});
@@ -390,7 +389,7 @@ function makeHistogram(store) {
 	const legend = h("ul.as-legend", {label: "Release reasons"});
 	const keys = REASONS.map(([reason, name]) => {
 		const count = h("b");
-		const key = h("li", h("i", {"data-reason": reason, "aria-hidden": true}), `${name} `, count);
+		const key = h("li", h("i", {style: part(reason), "aria-hidden": true}), `${name} `, count);
 		legend.append(key);
 		return [reason, key, count];
 	});
@@ -402,7 +401,7 @@ function makeHistogram(store) {
 		if (!pool[place]) {
 			const count = h("b"), label = h("span"), parts = {};
 			const stack = h("div.as-stack");
-			for (const [reason] of REASONS) stack.append(parts[reason] = h("i", {"data-reason": reason}));
+			for (const [reason] of REASONS) stack.append(parts[reason] = h("i", {style: part(reason)}));
 			const box = h("div.as-column", count, stack, label);
 			pool[place] = {box, count, label, stack, parts};
 		}
@@ -476,16 +475,16 @@ function makePulse(store) {
 	const element = h("div.as-card.as-pulse", {role: "group", "aria-labelledby": title.id}, across(title));
 	const whole = (value) => number(Math.round(value));
 	const lines = [
-		["requests/s", whole, [[COUNT, "line"]]],
-		["latency ms", short, [[P50, "line", "p50"], [P99, "thin", "p99"]]],
-		["split ms", short, SPLIT.map(([name, place]) => [place, name, name])],
-		["waiting", whole, [[WAITING, "line"]]],
+		["requests/s", whole, [[COUNT, "main"]]],
+		["latency ms", short, [[P50, "main", "p50"], [P99, "soft", "p99"]]],
+		["split ms", short, SPLIT.map(([name, place, colour]) => [place, colour, name])],
+		["waiting", whole, [[WAITING, "main"]]],
 	].map(([label, show, series], row) => {
-		const paths = series.map(([, kind]) => h(`path.as-${kind}`, {"vector-effect": "non-scaling-stroke"}));
+		const paths = series.map(([, kind]) => h(row === 2 ? "path.as-area" : "path", {style: part(kind), "vector-effect": "non-scaling-stroke"}));
 		const svg = h("svg", {viewBox: `0 0 ${WINDOW_S - 1} ${HIGH}`, preserveAspectRatio: "none", "aria-hidden": true}, ...paths);
 		const top = h("span.as-top"), values = series.map(() => h("span"));
 		const strip = h("div.as-strip", {role: "img", label}, h("span.as-label", label),
-			h("span.as-value", ...series.flatMap(([, kind], place) => [h(`i.as-${kind}`, {"aria-hidden": true}), values[place]])), h("div.as-chart", svg, top));
+			h("span.as-value", ...series.flatMap(([, kind], place) => [h("i", {style: part(kind), "aria-hidden": true}), values[place]])), h("div.as-chart", svg, top));
 		element.append(strip);
 		return {label, show, series, stacked: row === 2, paths, top, values, strip};
 	});
@@ -526,7 +525,7 @@ function makePulse(store) {
 
 function makeKnobs(store, notify) {
 	const title = h("div.as-heading", {id: newId()}, "Knobs");
-	const copyCode = button("Copy %%serve line", () => { copy(store.head.code); notify("The %%serve line with these settings is copied."); },
+	const copyCode = button("Copy %%serve line", () => { copy(store.head.code); notify("%%serve line copied."); },
 		".as-quiet");
 	const grid = h("div.as-knobs");
 	const element = h("div.as-card", {role: "group", "aria-labelledby": title.id}, across(title, copyCode), grid);
@@ -677,7 +676,7 @@ function makeLog(store) {
 		const end = Math.min(listed.length, start + room), focused = body.contains(document.activeElement) ? document.activeElement.dataset.id : null;
 		const space = (lines) => h("tr", {"aria-hidden": true, style: `height:${lines * ROW_PX}px`});
 		const lines = listed.slice(start, end).map((row, place) => line(row, start + place));
-		if (!lines.length) lines.push(h("tr", h("td", {colspan: COLUMNS.length, class: "as-soft"}, "No request")));
+		if (!lines.length) lines.push(h("tr", h("td", {colspan: COLUMNS.length}, "No request")));
 		body.replaceChildren(...(start ? [space(start)] : []), ...lines, ...(end < listed.length ? [space(listed.length - end)] : []));
 		if (focused) [...body.children].find((each) => each.dataset.id === focused)?.focus({preventScroll: true});
 	}
@@ -687,7 +686,7 @@ function makeLog(store) {
 		return h("tr", {
 			tabindex: place === 0 || row === chosen ? 0 : -1, "data-place": place, "data-id": row[ID], "aria-rowindex": place + 2,
 			"aria-selected": row[ID] === chosen?.[ID],
-			class: `${row[STATUS] >= 400 ? "as-failed" : ""}${mate ? " as-mate" : ""}`, "data-reason": mate ? row[REASON] : null,
+			class: `${row[STATUS] >= 400 ? "as-failed" : ""}${mate ? " as-mate" : ""}`, style: mate ? part(row[REASON] ?? "main") : null,
 		}, ...COLUMNS.map(([, , value, kind]) => h("td", {class: kind}, h("bdi", visible(value(row), {most: 240})))));
 	}
 
@@ -695,7 +694,7 @@ function makeLog(store) {
 		detail.hidden = !chosen;
 		if (!chosen) return;
 		const mates = store.rows.filter((row) => chosen[BATCH] && row[BATCH] === chosen[BATCH]);
-		const part = (label, value) => value ? [h("div.as-label", label), pre(label, value)] : [];
+		const section = (label, value) => value ? [h("div.as-label", label), pre(label, value)] : [];
 		const others = h("div.as-mates", {role: "group", label: "Requests of this batch"}, ...mates.map((mate) =>
 			button(visible(mate[ID]), () => choose(mate), "", {"aria-pressed": mate === chosen})));
 		const about = chosen[BATCH]
@@ -704,7 +703,7 @@ function makeLog(store) {
 			: `${chosen[ID]} reached no batch.`;
 		detail.replaceChildren(
 			across(h("bdi", visible(about)), button("Close", () => choose(null), ".as-quiet.as-push")),
-			...(mates.length ? [others] : []), ...part("Error", chosen[ERROR]), ...part("Payload", chosen[PAYLOAD]), ...part("Answer", chosen[ANSWER]));
+			...(mates.length ? [others] : []), ...section("Error", chosen[ERROR]), ...section("Payload", chosen[PAYLOAD]), ...section("Answer", chosen[ANSWER]));
 	}
 	return {element, draw};
 }

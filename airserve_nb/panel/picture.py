@@ -16,7 +16,7 @@ from typing import Any
 from airserve_nb.collector import Tick
 from airserve_nb.telemetry import BatchRecord, Counters, RequestRecord, shown_preview
 
-__all__ = ["KEPT_ROWS", "WINDOW_S", "Picture", "encode"]
+__all__ = ["KEPT_ROWS", "WINDOW_S", "Picture", "encode", "totals"]
 
 WINDOW_S = 60
 """How far the lines and the sliding histogram go back."""

@@ -765,7 +765,7 @@ class View {
 		this.parts = [makeHead(store, notify), makeFigures(store), makeHistogram(store), makePulse(store), makeKnobs(store, notify)];
 		const [head, figures, histogram, pulse, knobs] = this.parts.map((part) => part.element);
 		this.element = h("div.airserve-panel", {
-			role: "group", label: `Panel of ${visible(store.head.name)}`,
+			role: "group",
 			// The notebook's shortcuts are not for who types here; those of the browser and of saving still are.
 			onkeydown: (event) => { if (!event.ctrlKey && !event.metaKey) event.stopPropagation(); },
 			"onas:failure": (event) => store.fail(event.detail),
@@ -843,6 +843,7 @@ class View {
 			: store.error ? `No replica could be read just now: ${store.error}` : store.saved && !store.told ? "The last picture that was saved." : "");
 		this.strip.hidden = !news;
 		say(this.strip, visible(news));
+		put(this.element, "label", `Panel of ${visible(store.head.name)}`);
 		put(this.element, "data-past", Boolean(store.lost) || stopped);
 		const sentences = store.why ?? [];
 		this.why.hidden = !sentences.length;

@@ -55,12 +55,15 @@ class Panel(anywidget.AnyWidget):
         self._service = service
         self._displays = showing.Displays(self)
         super().__init__()
-        self.set_trait("snapshot", self._snapshot(head_of(service)))
         self._cells = CellWatch(get_ipython())
         self._viewers = Viewers(self._cells)
         self._feed = Feed(self, self._viewers)
         self._commands = Commands(service, self._report)
         self.on_msg(self._hear)
+
+    @traitlets.default("snapshot")
+    def _first_snapshot(self) -> dict[str, Any]:
+        return self._snapshot(head_of(self._service))
 
     # -- for its user ---------------------------------------------------------------------------
 

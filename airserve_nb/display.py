@@ -73,9 +73,7 @@ class ServiceView:
     """The address at which it is open to other machines; None where it is closed to them."""
 
     @classmethod
-    def of(
-        cls, service: Any, *, ask: bool = False, statistics: BatchStatistics | None = None
-    ) -> ServiceView:
+    def of(cls, service: Any, *, ask: bool = False, statistics: BatchStatistics | None = None) -> ServiceView:
         """Collect the values of a service.
 
         Parameters
@@ -227,7 +225,7 @@ def service_bundle(service: Any) -> dict[str, Any]:
     """Return what a front end may choose from: the live panel where it can be had, the card, and the line of text."""
     panel = service._shown_panel()  # noqa: SLF001 - how a service shows itself
     if panel is not None:
-        return dict(panel._repr_mimebundle_())  # noqa: SLF001 - IPython's own protocol
+        return dict(panel._repr_mimebundle_())
     from airserve_nb.panel.summary import summary_html
 
     hint = HOW_TO_GET_A_PANEL if in_a_notebook() else None

@@ -106,7 +106,7 @@ class Panel(anywidget.AnyWidget):
         """Return a text that is the same in every run."""
         return f"<Panel of {self._service!r}>"
 
-    def _repr_mimebundle_(self, **_kwargs: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **_kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # IPython takes either
         return showing.bundle(self._service, self)
 
     def _ipython_display_(self) -> None:
@@ -181,4 +181,3 @@ class Panel(anywidget.AnyWidget):
             return why(picture, self._service)
         except Exception as error:  # noqa: BLE001 - shown, not swallowed; the panel goes on
             return [f"No diagnosis: {describe(error)}"]
-

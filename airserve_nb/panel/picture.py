@@ -55,7 +55,10 @@ class _Second:
         """Return what the browser draws: second, requests, errors, p50, p99, queue, predict, overhead, waiting, sizes, rows."""
         count = len(self.latencies)
         ordered = sorted(self.latencies)
-        means = [_short(total / count) if count else 0 for total in (self.queue_ms, self.predict_ms, self.overhead_ms)]
+        means = [
+            _short(total / count) if count else 0
+            for total in (self.queue_ms, self.predict_ms, self.overhead_ms)
+        ]
         return [
             second, count, self.errors, _quantile(ordered, 0.5), _quantile(ordered, 0.99), *means, self.waiting,
             _triples(self.sizes), _triples(self.rows),
@@ -112,7 +115,14 @@ class Picture:
     def _note_states(self, tick: Tick, now: float) -> None:
         self.counters, self.error, self._lost = tick.counters, tick.error, tick.lost_requests
         self._states = [
-            [name, state.version, state.batching, state.max_batch_size, state.batch_wait_timeout_s, state.waiting]
+            [
+                name,
+                state.version,
+                state.batching,
+                state.max_batch_size,
+                state.batch_wait_timeout_s,
+                state.waiting,
+            ]
             for name, state in sorted(tick.states.items())
         ]
         waiting = sum(state.waiting for state in tick.states.values())

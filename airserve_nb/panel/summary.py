@@ -101,7 +101,10 @@ def histogram_svg(sizes: Counter[tuple[int, str]], limit: int) -> str:
     """
     bars = columns(max([limit, *(size for size, _ in sizes)]))
     counts = [
-        {reason: sum(n for (size, why), n in sizes.items() if low <= size <= high and why == reason) for reason in REASONS}
+        {
+            reason: sum(n for (size, why), n in sizes.items() if low <= size <= high and why == reason)
+            for reason in REASONS
+        }
         for low, high in bars
     ]
     most = max(1, *(sum(each.values()) for each in counts))

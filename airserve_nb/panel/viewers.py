@@ -53,7 +53,9 @@ class Viewers:
             if quiet_since is not None:
                 now = self._clock()
                 self._seen = {
-                    page: seen for page, seen in self._seen.items() if now - max(seen, quiet_since) < PATIENCE_S
+                    page: seen
+                    for page, seen in self._seen.items()
+                    if now - max(seen, quiet_since) < PATIENCE_S
                 }
             return bool(self._seen)
 

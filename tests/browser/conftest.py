@@ -61,7 +61,9 @@ COMMAND = "([name, args]) => window.jupyterapp.commands.execute(name, args).then
 SET_SOURCE = """([index, source]) =>
   window.jupyterapp.shell.currentWidget.content.widgets[index].model.sharedModel.setSource(source)"""
 SELECT = "(index) => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = index; }"
-RESTART = "() => window.jupyterapp.shell.currentWidget.context.sessionContext.restartKernel().then(() => null)"
+RESTART = (
+    "() => window.jupyterapp.shell.currentWidget.context.sessionContext.restartKernel().then(() => null)"
+)
 SHUT_DOWN = "() => window.jupyterapp.shell.currentWidget.context.sessionContext.shutdown()"
 
 
@@ -331,7 +333,7 @@ def open_notebook(lab: Lab, chromium: Browser) -> Iterator[OpenNotebook]:
 def axe(request: pytest.FixtureRequest) -> str:
     """Return the script of axe-core, which checks a page's accessibility; from npm, kept in pytest's cache."""
     npm = shutil.which("npm")
-    folder = request.config.cache.mkdir("axe")  # type: ignore[union-attr]  # pytest's own plugin is there
+    folder = request.config.cache.mkdir("axe")
     script = folder / "node_modules" / "axe-core" / "axe.min.js"
     if not script.exists():
         if npm is None:

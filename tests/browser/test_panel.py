@@ -129,7 +129,9 @@ def test_bars_grow(view: View) -> None:
 def test_it_goes_on_while_a_cell_runs(view: View, notebook: Any) -> None:
     """A busy kernel does not stop the panel; an interrupt does not, either."""
     notebook.start(SLEEP)
-    view.page.wait_for_function("(cell) => cell.innerText.includes('*')", arg=notebook.cell(SLEEP).element_handle())
+    view.page.wait_for_function(
+        "(cell) => cell.innerText.includes('*')", arg=notebook.cell(SLEEP).element_handle()
+    )
     view.post(1, 2, 3)
     assert notebook.prompt(SLEEP) == "[*]:"
     notebook.command("notebook:interrupt-kernel")
@@ -162,7 +164,10 @@ def test_a_knob_changes_the_batches(view: View, record_property: Callable[[str, 
       slider.dispatchEvent(new Event("change", {bubbles: true}));
     })""")
     record_property("knob_applied_ms", round(took))
-    sizes = {int(answer.headers["Server-Timing"].rpartition("/")[2].strip('"')) for answer in view.post(*range(20, 44))}
+    sizes = {
+        int(answer.headers["Server-Timing"].rpartition("/")[2].strip('"'))
+        for answer in view.post(*range(20, 44))
+    }
     assert max(sizes) == 3
     expect(view.root.locator(".as-limit")).to_have_text("limit 3")
     number = knob.get_by_role("spinbutton")
@@ -266,16 +271,21 @@ def test_accessible(view: View, notebook: Any, axe: str, theme: str) -> None:
     view.rows.first.click()
     for tab in ("Try it", "Requests"):
         view.root.get_by_role("tab", name=tab).click()
-        view.root.evaluate("(root) => Promise.all(root.getAnimations({subtree: true}).map((each) => each.finished))")
+        view.root.evaluate(
+            "(root) => Promise.all(root.getAnimations({subtree: true}).map((each) => each.finished))"
+        )
         assert view.page.evaluate(AXE, [axe, ".airserve-panel"]) == []
 
 
 def test_it_fits_a_narrow_page(view: View) -> None:
     """At 320 pixels nothing sticks out but what scrolls by itself."""
     view.root.evaluate("(root) => { root.style.width = '320px'; }")
-    assert view.root.evaluate("""(root) => [...root.querySelectorAll(":not(.as-scroller *, .as-column *)")]
+    assert (
+        view.root.evaluate("""(root) => [...root.querySelectorAll(":not(.as-scroller *, .as-column *)")]
       .filter((each) => each.getBoundingClientRect().right > root.getBoundingClientRect().right)
-      .map((each) => `${each.tagName} ${each.className} ${each.textContent}`)""") == []
+      .map((each) => `${each.tagName} ${each.className} ${each.textContent}`)""")
+        == []
+    )
     view.root.evaluate("(root) => { root.style.width = ''; }")
 
 
@@ -341,8 +351,10 @@ def test_a_restarted_kernel_leaves_the_last_picture(open_notebook: Any, saved: A
     expect(output.locator(".jupyter-widgets", has_text="Error displaying widget")).to_be_hidden()
 
 
-def test_a_page_made_of_the_file_shows_the_summary(lab: Any, saved: Any, chromium: Browser, tmp_path: Path) -> None:
-    """nbconvert's page has card, picture and table, with nothing but itself."""
+def test_a_page_made_of_the_file_shows_the_summary(
+    lab: Any, saved: Any, chromium: Browser, tmp_path: Path
+) -> None:
+    """The page has card, picture and table, with nothing but itself."""
     source, page_file = tmp_path / "kept.ipynb", tmp_path / "kept.html"
     nbformat.write(saved, source)
     subprocess.run(  # noqa: S603 - our own command
@@ -424,5 +436,9 @@ def test_a_failing_script_is_shown(open_notebook: Any) -> None:
     notebook = open_notebook(CELLS[:2])
     notebook.run_all()
     view = View(notebook.output(SERVE).locator(".airserve-panel"))
-    view.page.evaluate("() => { Number.prototype.toLocaleString = () => { throw new Error('no numbers today'); }; }")
-    expect(view.root.get_by_role("alert")).to_contain_text("The panel's script failed: Error: no numbers today")
+    view.page.evaluate(
+        "() => { Number.prototype.toLocaleString = () => { throw new Error('no numbers today'); }; }"
+    )
+    expect(view.root.get_by_role("alert")).to_contain_text(
+        "The panel's script failed: Error: no numbers today"
+    )

@@ -65,7 +65,7 @@ class TestWatching:
         """A page that is opened late gets the whole picture."""
         service.request({"array": [1]})
         page.look(page="one")
-        eventually(lambda: page.rows(), "the first page's picture")
+        eventually(page.rows, "the first page's picture")
         page.messages.clear()
         page.look(page="two")
         eventually(lambda: page.messages and page.messages[-1].get("reset"), "the whole again")
@@ -85,7 +85,9 @@ class TestWatching:
             )
         assert len(page.messages) <= feed.MOST_UNACKNOWLEDGED
         page.look(shown=page.messages[-1]["number"])
-        eventually(lambda: page.last("totals")["requests"] == 3 * feed.MOST_UNACKNOWLEDGED, "the rest, merged")
+        eventually(
+            lambda: page.last("totals")["requests"] == 3 * feed.MOST_UNACKNOWLEDGED, "the rest, merged"
+        )
         assert len({row[0] for row in page.rows()}) == len(page.rows()) == 3 * feed.MOST_UNACKNOWLEDGED
 
     def test_totals_are_exact_and_gaps_are_told(self, service: Service, page: Any, eventually: Any) -> None:
@@ -214,7 +216,9 @@ class TestCommands:
 
     def test_nonsense_is_ignored(self, page: Any) -> None:
         """A page that sends what no page sends does no harm."""
-        for content in (None, [], "x", {"kind": "?"}, {"kind": "view", "page": {}, "shown": "x", "visible": 0}):
+        hidden = {"kind": "view", "page": {}, "shown": "x", "visible": 0}
+        contents: list[Any] = [None, [], "x", {"kind": "?"}, hidden]
+        for content in contents:
             page.panel._hear(page.panel, content, [])
 
 
@@ -301,16 +305,14 @@ service.panel()
 print("anywidget" in sys.modules)
 service.stop()
 """
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603 - our own code
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True,
         cwd=PANEL.parent.parent,
     )  # fmt: skip
     assert done.stdout.split() == ["[]", "True"]
 
 
-def test_without_anywidget_there_is_the_card(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_anywidget_there_is_the_card(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel without anywidget shows card and text, and one sentence how to get the panel."""
     from airserve_nb import display
 

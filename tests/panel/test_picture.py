@@ -17,7 +17,9 @@ from airserve_nb.telemetry import BatchRecord, Counters, ReplicaState, RequestRe
 NOW = 1_000_000.5
 
 
-def request(number: int, *, ended: float = NOW, total_ms: float = 10, status: int = 200, **more: Any) -> RequestRecord:
+def request(
+    number: int, *, ended: float = NOW, total_ms: float = 10, status: int = 200, **more: Any
+) -> RequestRecord:
     return RequestRecord(
         request_id=f"r{number}", arrived_at=ended - total_ms / 1e3, status=status, batch_id=f"b{number}", batch_size=1,
         queue_ms=total_ms / 2, predict_ms=total_ms / 4, overhead_ms=total_ms / 4, total_ms=total_ms, version="v1",
@@ -29,13 +31,13 @@ def batch(number: int, *, size: int = 1, ended: float = NOW, reason: Any = "full
     return BatchRecord(f"b{number}", ended - 0.002, size, size, 2.0, reason, 0, 0, "v1", "a")
 
 
-def tick(
-    requests: Sequence[RequestRecord] = (), batches: Sequence[BatchRecord] = (), **more: Any
-) -> Tick:
+def tick(requests: Sequence[RequestRecord] = (), batches: Sequence[BatchRecord] = (), **more: Any) -> Tick:
     counters = Counters(
-        requests=len(requests), batches=len(batches), sizes=Counter((b.batch_size, b.release_reason) for b in batches)
+        requests=len(requests),
+        batches=len(batches),
+        sizes=Counter((b.batch_size, b.release_reason) for b in batches),
     )
-    fields = {"lost_requests": 0, "lost_batches": 0, "states": {}} | more
+    fields: dict[str, Any] = {"lost_requests": 0, "lost_batches": 0, "states": {}} | more
     return Tick(list(requests), list(batches), counters, **fields)
 
 
@@ -96,7 +98,9 @@ def test_what_is_older_than_the_window_is_forgotten() -> None:
     """A minute is all that there is, however long a panel is open."""
     picture = Picture()
     for second in range(300):
-        picture.absorb(tick([request(second, ended=NOW + second)], [batch(second, ended=NOW + second)]), NOW + second)
+        picture.absorb(
+            tick([request(second, ended=NOW + second)], [batch(second, ended=NOW + second)]), NOW + second
+        )
     assert len(picture.everything()["seconds"]) <= 61
     assert len(picture.recent[0]) <= 11
 

@@ -24,6 +24,7 @@ from airserve_nb.errors import (
     CellError,
     CheckpointError,
     DeployError,
+    FitError,
     OptionError,
     PredictFailedError,
     PredictorError,
@@ -35,14 +36,18 @@ from airserve_nb.errors import (
 if TYPE_CHECKING:
     from airserve_nb import http_adapters
     from airserve_nb.applications import overview
+    from airserve_nb.capacity import CapacityPlan, plan_capacity
     from airserve_nb.checkpoint import Checkpoint
     from airserve_nb.deploying import deploy, services, stop
     from airserve_nb.deployment import PredictorDeployment
+    from airserve_nb.diagnosis import Diagnosis, diagnose
     from airserve_nb.loadgen.result import ProbeResult
     from airserve_nb.loadgen.run import probe
     from airserve_nb.predictor import Predictor
     from airserve_nb.predictors.xgboost import XGBoostCheckpoint, XGBoostPredictor
     from airserve_nb.service import Service
+    from airserve_nb.service_time import ServiceTime, fit_service_time
+    from airserve_nb.simulation import Simulation, simulate
     from airserve_nb.trainers import XGBoostTrainer
     from airserve_nb.warming import warm_up
 
@@ -50,10 +55,13 @@ __all__ = [
     "AirServeError",
     "BadInputError",
     "BadOutputError",
+    "CapacityPlan",
     "CellError",
     "Checkpoint",
     "CheckpointError",
     "DeployError",
+    "Diagnosis",
+    "FitError",
     "OptionError",
     "PredictFailedError",
     "Predictor",
@@ -64,15 +72,21 @@ __all__ = [
     "QueueFullError",
     "RequestError",
     "Service",
+    "ServiceTime",
+    "Simulation",
     "XGBoostCheckpoint",
     "XGBoostPredictor",
     "XGBoostTrainer",
     "deploy",
+    "diagnose",
+    "fit_service_time",
     "http_adapters",
     "load_ipython_extension",
     "overview",
+    "plan_capacity",
     "probe",
     "services",
+    "simulate",
     "stop",
     "unload_ipython_extension",
     "warm_up",
@@ -85,18 +99,26 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 # Public name -> the module that defines it.
 _HOMES = {
+    "CapacityPlan": "airserve_nb.capacity",
     "Checkpoint": "airserve_nb.checkpoint",
+    "Diagnosis": "airserve_nb.diagnosis",
     "Predictor": "airserve_nb.predictor",
     "PredictorDeployment": "airserve_nb.deployment",
     "ProbeResult": "airserve_nb.loadgen.result",
     "Service": "airserve_nb.service",
+    "ServiceTime": "airserve_nb.service_time",
+    "Simulation": "airserve_nb.simulation",
     "XGBoostCheckpoint": "airserve_nb.predictors.xgboost",
     "XGBoostPredictor": "airserve_nb.predictors.xgboost",
     "XGBoostTrainer": "airserve_nb.trainers",
     "deploy": "airserve_nb.deploying",
+    "diagnose": "airserve_nb.diagnosis",
+    "fit_service_time": "airserve_nb.service_time",
     "overview": "airserve_nb.applications",
+    "plan_capacity": "airserve_nb.capacity",
     "probe": "airserve_nb.loadgen.run",
     "services": "airserve_nb.deploying",
+    "simulate": "airserve_nb.simulation",
     "stop": "airserve_nb.deploying",
     "warm_up": "airserve_nb.warming",
 }

@@ -9,6 +9,7 @@ listed without figures.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import threading
 import time
@@ -52,7 +53,7 @@ def overview() -> ServiceList:
     ours = _views(made_here.values(), found)
     urls = {view.url for view in ours}
     names = [name for name, details in found.items() if name not in made_here and _url(details) not in urls]
-    connections = _each_within(PATIENCE_S, {name: lambda name=name: Service.connect(name) for name in names})
+    connections = _each_within(PATIENCE_S, {name: functools.partial(Service.connect, name) for name in names})
     readable = {name: service for name, service in connections.items() if service is not None}
     others = {view.name: view for view in _views(readable.values(), found)}
     return ServiceList((*ours, *(others.get(name) or _foreign(name, found[name]) for name in names)))
@@ -76,7 +77,7 @@ def applications() -> Mapping[str, Mapping[str, Any]]:
 
 
 def _views(found: Iterable[Service], details: Mapping[str, Mapping[str, Any]]) -> list[ServiceView]:
-    calls = {service.name: lambda service=service: ServiceView.of(service, ask=True) for service in found}
+    calls = {service.name: functools.partial(ServiceView.of, service, ask=True) for service in found}
     asked = _each_within(PATIENCE_S, calls)
     views = []
     for service in found:

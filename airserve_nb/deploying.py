@@ -256,11 +256,9 @@ def _note(host: Host, asked: Ingress) -> str | None:
             "Serve listens on the loopback of the cluster's machines only, and this is another one: requests from here "
             "may not reach it, predict() does."
         )
-    if asked == "auto" and host.ingress == "python":
-        return (
-            "The fast ingress (HAProxy) can't be had here, so Ray's own serves: slower, otherwise the same."
-        )
-    return None
+    slower = "The fast ingress (HAProxy) can't be had here, so Ray's own serves: slower, otherwise the same."
+    notes = [slower if asked == "auto" and host.ingress == "python" else None, getattr(host, "luggage", None)]
+    return " ".join(note for note in notes if note) or None
 
 
 def services() -> dict[str, Service]:

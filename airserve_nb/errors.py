@@ -9,6 +9,7 @@
     ├── DeployError          (RuntimeError)  a deployment can't be made, found or reached
     ├── CellError            (RuntimeError)  a %%serve cell does not define what it should
     ├── ProbeError           (RuntimeError)  a probe can't be planned or run
+    ├── FitError             (ValueError)    what was measured does not allow the conclusion
     └── RequestError                         one request is answered with an error; has ``.status``
         ├── BadInputError    (ValueError)    4xx: the request is not what the adapter takes
         ├── QueueFullError   (RuntimeError)  503: too many requests wait; has ``.retry_after_s``
@@ -29,6 +30,7 @@ __all__ = [
     "CellError",
     "CheckpointError",
     "DeployError",
+    "FitError",
     "OptionError",
     "PredictFailedError",
     "PredictorError",
@@ -93,6 +95,10 @@ class CellError(AirServeError, RuntimeError):
 
 class ProbeError(AirServeError, RuntimeError):
     """A probe can't be planned or run."""
+
+
+class FitError(AirServeError, ValueError):
+    """What was measured does not allow the conclusion that was asked for."""
 
 
 class RequestError(AirServeError):

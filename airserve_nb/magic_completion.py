@@ -130,7 +130,8 @@ class MagicCompletion:
 
 def _positionals(typed: list[str], options: Mapping[str, Action]) -> list[str]:
     """Return the words that are neither options nor their values."""
-    found, before = [], None
+    found: list[str] = []
+    before: str | None = None
     for word in typed:
         action = options.get(before) if before is not None else None
         is_value = action is not None and action.nargs != 0

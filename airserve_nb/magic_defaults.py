@@ -8,7 +8,6 @@ deploy's own defaults. None means: not set here. The names are those of ``deploy
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping
 from typing import Any
 
 from traitlets import Bool, Enum, Float, Int
@@ -51,7 +50,7 @@ class ServeDefaults(Configurable):
     ).tag(config=True)  # fmt: skip
     quiet = Bool(False, help="Show neither progress nor the service. Option --quiet.").tag(config=True)
 
-    def fill_in(self, args: Namespace, engine_in_use: str | None) -> Mapping[str, Any]:
+    def fill_in(self, args: Namespace, engine_in_use: str | None) -> dict[str, Any]:
         """Return the settings that the line leaves open and that go with what it says.
 
         Parameters

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,13 +123,9 @@ def serve(notebook: Notebook, line: str, body: str = "pass") -> Ran:
 
 def test_a_predictors_output_stays_out_of_the_cells(notebook: Notebook) -> None:
     """Prints, logs and warnings are in the log, those of a request that another cell runs beside, too."""
-    said = "; ".join(
-        [
-            "print('printed 1 2')",
-            "print('to stderr', file=sys.stderr)",
-            "logging.getLogger('model').warning('logged')",
-            "warnings.warn('beware')",
-        ]
+    said = (
+        "print('printed 1 2'); print('to stderr', file=sys.stderr); "
+        "logging.getLogger('model').warning('logged'); warnings.warn('beware')"
     )
     # As many notebooks begin: its handler writes to the stream of that time.
     notebook.run("import logging; logging.basicConfig()")

@@ -144,3 +144,10 @@ def test_what_can_not_be_is_refused(
     configure(shell, line)
     assert line.partition(" ")[0] in caplog.text
     assert serve(shell, fake, "adder") == {}
+
+
+def test_a_misspelt_setting_is_told(shell: InteractiveShell, fake: Fake) -> None:
+    """A name that is no setting gets the nearest one for an answer."""
+    with pytest.warns(UserWarning, match="max_batch_size"):
+        configure(shell, "max_bach_size = 4")
+    assert serve(shell, fake, "adder") == {}

@@ -282,11 +282,40 @@ class TestRefusals:
         assert capsys.readouterr().out == "Starting …\nDeployError: No port is free.\n"
         assert "adder" not in shell.user_ns
 
+    def test_inside_another_magic(self, shell: InteractiveShell, deployments: Deployments) -> None:
+        """%%time above it, or a cell that is run by code, changes nothing: it is served, and a failure passes on."""
+        assert shell.run_cell(f"%%time\n%%serve timed\n{PREDICT}").success
+        outer = f"get_ipython().run_cell({f'%%serve nested{chr(10)}{PREDICT}'!r}).raise_error()"
+        assert shell.run_cell(outer).success
+        assert sorted(deployments.running) == ["nested", "timed"]
+        assert not shell.run_cell("%%time\n%%serve broken\n1 / 0").success
+
+    def test_an_old_class_is_never_taken_for_the_new_one(
+        self, shell: InteractiveShell, deployments: Deployments
+    ) -> None:
+        """Python gives a new object the id of one that is gone: each run serves what that run has made."""
+        for run in range(20):
+            serve(shell, "adder", f"{PREDICT}\npredict.run = {run}")
+            assert deployments.calls.pop()[0].run == run
+        with pytest.raises(CellError, match="defines no predictor"):
+            serve(shell, "adder", "predict = predict")
+
     def test_interrupt_passes_through(self, shell: InteractiveShell, deployments: Deployments) -> None:
         """An interrupt during the deployment is not swallowed."""
         deployments.error = KeyboardInterrupt()
         with pytest.raises(KeyboardInterrupt):
             serve(shell, "adder")
+
+    def test_interrupt_says_what_serves(
+        self, shell: InteractiveShell, deployments: Deployments, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """What was found out about it is the one line that is shown, not a note below Ray's frames."""
+        deployments.error = KeyboardInterrupt()
+        deployments.error.add_note("adder v1 goes on serving.")
+        assert not shell.run_cell(f"%%serve adder\n{PREDICT}").success
+        shown = capsys.readouterr().out
+        assert shown.splitlines()[-1] == "KeyboardInterrupt: adder v1 goes on serving."
+        assert "magic_serve.py" not in shown
 
 
 TWO = """

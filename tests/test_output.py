@@ -1,5 +1,7 @@
 """What a predictor prints is found in its log, on both engines, and nowhere else."""
 
+# ruff: noqa: T201 - printing is what these tests are about
+
 from __future__ import annotations
 
 import io
@@ -36,7 +38,9 @@ def talkative() -> type[Predictor]:
             print("line")
             print("to the errors", file=sys.stderr)
             # As Python does for a logger without handlers; pytest has put some there.
-            record = logging.LogRecord("model", logging.WARNING, "", 0, "a log line with 100% sense", None, None)
+            record = logging.LogRecord(
+                "model", logging.WARNING, "", 0, "a log line with 100% sense", None, None
+            )
             logging.lastResort.handle(record)  # type: ignore[union-attr]
             if "pytest" not in sys.modules:  # it keeps warnings for itself
                 warnings.warn("a warning", stacklevel=1)
@@ -150,7 +154,7 @@ class TestStreams:
         try:
             print("passes", flush=True)
             sys.stdout.writelines(["a", "b"])
-            assert sys.stdout.getvalue() == "passes\nab"  # type: ignore[attr-defined]  # of the stream beneath
+            assert beneath.getvalue() == "passes\nab"
             assert not sys.stdout.isatty()
             assert sys.stderr is None
         finally:
@@ -167,7 +171,10 @@ class TestLogBook:
         other.start()
         other.join()
         book.written("stdout", "mine\nand more")
-        assert [entry.split(" ", 2)[2] for entry in book.tail(9)] == ["STDOUT the other's", "STDOUT half of mine"]
+        assert [entry.split(" ", 2)[2] for entry in book.tail(9)] == [
+            "STDOUT the other's",
+            "STDOUT half of mine",
+        ]
 
     def test_a_progress_bar_is_one_entry(self) -> None:
         """Of a line that is written over and over, the last state is kept."""

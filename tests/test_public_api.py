@@ -18,6 +18,7 @@ import airserve_nb
 PROMISED = {
     "Checkpoint", "Predictor", "PredictorDeployment", "XGBoostCheckpoint", "XGBoostPredictor", "XGBoostTrainer",
     "Service", "ProbeResult", "http_adapters", "deploy", "probe", "services", "stop",
+    "diagnose", "Diagnosis", "simulate", "Simulation", "plan_capacity", "CapacityPlan", "fit_service_time", "ServiceTime",
     "overview", "warm_up",
 }  # fmt: skip
 MODULES = sorted(

@@ -7,7 +7,7 @@ import socket
 
 from airserve_nb.errors import DeployError, OptionError
 
-__all__ = ["FIRST_PORT", "check_port", "free_ports", "held_port_near", "listen_near"]
+__all__ = ["FIRST_PORT", "check_port", "free_port_near", "free_ports", "listen_near"]
 
 FIRST_PORT = 8000
 TRIES = 100
@@ -50,42 +50,10 @@ def listen_near(port: int | None) -> socket.socket:
     raise DeployError(f"Ports {FIRST_PORT} to {FIRST_PORT + TRIES - 1} are all taken; choose one with port=.")
 
 
-def held_port_near(port: int | None) -> socket.socket:
-    """Return a socket that keeps ``port``, or 8000 or the next free port, for a server of this user until it is closed.
-
-    A server that shares its port (``SO_REUSEPORT``), as HAProxy and Serve's proxy do, can begin to listen there
-    meanwhile; no other program can, and ``listen_near`` passes over it. Without it, two kernels that start at once could
-    choose the same port, and their HAProxies would share it: each would be sent some of the other's requests.
-
-    Raises
-    ------
-    DeployError
-        When the port that was asked for is taken.
-    """
-    while True:
-        with listen_near(port) as listener:
-            free = listener.getsockname()
-        holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            holder.bind(free)
-        except OSError:
-            # Taken a moment ago: look again.
-            holder.close()
-            continue
-        if hasattr(socket, "SO_REUSEPORT"):
-            # Only now: with it a port can be bound on which another kernel's server listens.
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        # From here on nobody can begin to listen; somebody may have, just before.
-        if not _answers(free):
-            return holder
-        holder.close()
-
-
-def _answers(address: tuple[str, int]) -> bool:
-    with socket.socket() as caller:
-        return caller.connect_ex(address) == 0
+def free_port_near(port: int | None) -> int:
+    """Return ``port`` if it is free, or 8000 or the next free port for None."""
+    with listen_near(port) as listener:
+        return int(listener.getsockname()[1])
 
 
 def free_ports(count: int) -> list[int]:

@@ -22,9 +22,10 @@ from ray.serve.schema import ApplicationStatus
 
 from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.deployment import DEFAULT_ACTOR_OPTIONS, PredictorDeployment
-from airserve_nb.engines import ray_attach, ray_cluster, ray_truth
+from airserve_nb.engines import ray_attach, ray_cluster, ray_luggage, ray_truth
 from airserve_nb.engines.base import Progress, silent
-from airserve_nb.engines.ray_host import RayHost, called_outside_loop, refuse_what_has_no_room
+from airserve_nb.engines.ray_host import RayHost, called_outside_loop
+from airserve_nb.engines.ray_placement import Waiting, refuse_what_has_no_room
 from airserve_nb.engines.ray_travel import pickled
 from airserve_nb.errors import DeployError
 from airserve_nb.truth import Truth, TruthFolder, TruthHome
@@ -64,7 +65,7 @@ def deploy(
     app = ray_attach.application_of(name)
     _refuse_taken_route(app, route_prefix, running)
     cpus = DEFAULT_ACTOR_OPTIONS["num_cpus"] if num_cpus is None else num_cpus
-    ran_before = app in running
+    ran_before = _is_there(app)
     # A rolling update puts one new replica beside the old ones.
     refuse_what_has_no_room(name, 1 if ran_before else num_replicas, cpus)
     content = pickled(spec, name=name)
@@ -72,17 +73,19 @@ def deploy(
         ray_attach.check_workers()
     before = _what_serves(app, running) if ran_before else None
     home = _new_home(app, name)
+    waiting = Waiting({"CPU": cpus})
     progress(f"Starting {name} ...")
     try:
         home.confirm(Truth(1, home.stage(content), spec.settings))
         bound = _deployment(name, num_replicas, cpus).bind_truth(home.where, spec.settings)
         target = serve.RunTarget(bound, name=app, route_prefix=route_prefix, external_scaler_enabled=True)
-        ray_cluster.while_opening(lambda opening: _run(name, target, opening), **start)
+        ray_cluster.while_opening(lambda opening: _run(name, target, waiting, opening), **start)
         host = connect(app)
+        host.luggage = ray_luggage.described(spec, len(content))
     except BaseException:
         # An interrupt, too.
         if not ran_before:
-            _take_back(app, home)
+            _take_back(app, home, wait=not waiting.is_certain())
         elif before is not None:
             # Serve may go on replacing the processes; what those that it starts are to serve is the old version.
             old, settings = before
@@ -93,21 +96,32 @@ def deploy(
     return host
 
 
-def _run(name: str, target: serve.RunTarget, opening: Future[None]) -> None:
+def _run(name: str, target: serve.RunTarget, waiting: Waiting, opening: Future[None]) -> None:
     """Run an application, its replica starting while the ingress still opens; returns when both serve."""
     with ray_cluster.quiet_logs():
         called_outside_loop(serve.run_many, [target], wait_for_applications_running=False)
-        _wait_until_running(name, target.name)
+        _wait_until_running(name, target.name, waiting)
         opening.result()
         client = _get_global_client()
         # Before, the ingress may not know the route yet.
         called_outside_loop(client.wait_for_proxies_serving)
 
 
-def _take_back(app: str, home: TruthHome) -> None:
-    """Delete an application that does not come to run: it would hold its route for ever, and nobody could stop it."""
+def _is_there(app: str) -> bool:
+    details = applications().get(app)
+    return details is not None and details.get("status") != ApplicationStatus.DELETING
+
+
+def _take_back(app: str, home: TruthHome, *, wait: bool) -> None:
+    """Delete an application that does not come to run: it would hold its route for ever, and nobody could stop it.
+
+    Serve takes 20 s for what has no process yet: nobody waits for that.
+    """
     with ray_cluster.quiet_logs():
-        called_outside_loop(serve.delete, app)
+        called_outside_loop(serve.delete, app, _blocking=wait)
+    deadline = time.monotonic() + 1.0
+    while not wait and _is_there(app) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
     if isinstance(home, ray_truth.TruthActor):
         home.end()
 
@@ -211,8 +225,10 @@ def _refuse_taken_route(app: str, route_prefix: str, running: Mapping[str, Any])
             )
 
 
-def _wait_until_running(name: str, app: str) -> None:
+def _wait_until_running(name: str, app: str, waiting: Waiting) -> None:
     started = time.monotonic()
+    # Another's cluster may be growing just now; nobody adds a machine to ours.
+    patience_s = 0.0 if ray_cluster.temporary_folder() is not None else PLACEMENT_PATIENCE_S
     while True:
         status = serve.status().applications.get(app)
         if status is not None and status.status == ApplicationStatus.RUNNING:
@@ -222,10 +238,15 @@ def _wait_until_running(name: str, app: str) -> None:
             ApplicationStatus.UNHEALTHY,
         }:
             raise DeployError(f"{name} could not start: {_reason(status)}", deployment=name)
-        if time.monotonic() - started > PLACEMENT_PATIENCE_S and _waits_for_resources(status):
+        waited_s = time.monotonic() - started
+        if waited_s > patience_s and waiting.is_certain():
             raise DeployError(
-                f"{name} was not placed within {PLACEMENT_PATIENCE_S:g} s; Ray's free resources are "
-                f"{ray.available_resources()}.",
+                f"{name} can't be placed: {waiting.in_words()}; ask for less, or stop something.",
+                deployment=name,
+            )
+        if waited_s > PLACEMENT_PATIENCE_S and _waits_for_resources(status):
+            raise DeployError(
+                f"{name} was not placed within {PLACEMENT_PATIENCE_S:g} s: {waiting.in_words()}.",
                 deployment=name,
             )
         time.sleep(POLL_S)

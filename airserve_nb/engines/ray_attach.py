@@ -92,6 +92,8 @@ def attach(address: str, *, progress: Progress = silent) -> None:
     if ray.is_initialized():
         _refuse_another(address, found)
         return
+    # If this kernel had a Ray of its own that its user has ended, its token is not the other one's.
+    ray_cluster.shutdown()
     progress(f"Attaching to the Ray cluster at {found} ...")
     # Ray sets them, and reads them no more once it is connected.
     with ray_cluster.environment({}, "RAY_AUTH_MODE", "PYTHONBREAKPOINT"), ray_cluster.quiet_logs():

@@ -32,7 +32,7 @@ from airserve_nb._sentences import as_sentence, describe
 from airserve_nb.engines import janitor, ray_token
 from airserve_nb.engines.base import Progress, silent
 from airserve_nb.engines.memory import look_at_memory
-from airserve_nb.engines.ports import check_port, free_ports, held_port_near
+from airserve_nb.engines.ports import check_port, free_port_near, free_ports
 from airserve_nb.engines.ray_lean import lean_start
 from airserve_nb.engines.ray_quiet import quiet_logs
 from airserve_nb.errors import DeployError, OptionError
@@ -378,13 +378,12 @@ def _start_opening(port: int | None) -> None:
     """Start Serve; returns when its controller is there, while the ingress still opens."""
     global _opening  # noqa: PLW0603 - one Serve a process
     # Raises here, when the port that was asked for is taken.
-    held = held_port_near(port)
-    chosen = int(held.getsockname()[1])
+    chosen = free_port_near(port)
     opening = _opening = Future()
 
     def start() -> None:
         try:
-            with held, quiet_logs():
+            with quiet_logs():
                 serve.start(http_options={"host": "127.0.0.1", "port": chosen})
         except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
             # Of a failed actor's the last line; before it stand its frames.

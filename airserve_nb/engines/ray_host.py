@@ -19,7 +19,8 @@ from ray.serve.context import _get_global_client
 from ray.serve.exceptions import DeploymentUnavailableError
 
 from airserve_nb.batching.settings import BatchSettings
-from airserve_nb.engines import ray_attach, ray_cluster
+from airserve_nb.engines import ray_attach, ray_cluster, ray_luggage
+from airserve_nb.engines.ray_placement import refuse_what_has_no_room
 from airserve_nb.engines.ray_travel import pickled
 from airserve_nb.engines.ray_truth import TruthActor, home_at
 from airserve_nb.errors import DeployError
@@ -28,7 +29,7 @@ from airserve_nb.telemetry import Cursor, Page
 from airserve_nb.truth import Truth, TruthAwayError, TruthHome
 from airserve_nb.version import KeptVersion, VersionSpec
 
-__all__ = ["RayHost", "called_outside_loop", "refuse_what_has_no_room"]
+__all__ = ["RayHost", "called_outside_loop"]
 
 T = TypeVar("T")
 
@@ -41,8 +42,6 @@ POLL_S = 0.05
 SCALE_PATIENCE_S = 60.0
 # Versions that can be gone back to.
 KEPT_PAYLOADS = 6
-# Ray counts CPUs in ten-thousandths.
-ROUNDING = 1e-4
 
 
 class RayHost:
@@ -75,6 +74,8 @@ class RayHost:
         self.replicas = int(deployment.get("target_num_replicas") or config.get("num_replicas") or 1)
         self.num_cpus = float(config.get("ray_actor_options", {}).get("num_cpus") or 0)
         """CPUs that each replica was given."""
+        self.luggage: str | None = None
+        """A sentence about what makes the version heavy; None when it is not."""
         self.route_prefix = details.get("route_prefix") or "/"
         head = ray_attach.head_address() if ray_attach.is_attached() else None
         base = ray_cluster.base_url(machine=head or "127.0.0.1")
@@ -156,7 +157,9 @@ class RayHost:
                     f"{spec.version} of {self.name} is not kept any more; deploy it again.",
                     deployment=self.name,
                 )
-            payload = home.stage(pickled(spec, name=self.name))
+            content = pickled(spec, name=self.name)
+            self.luggage = ray_luggage.described(spec, len(content))
+            payload = home.stage(content)
         # What serves counts too: where the truth was lost, an older one would be overheard.
         generations = [each["generation"] for each in described] + (
             [now.generation] if now is not None else []
@@ -343,26 +346,6 @@ class RayHost:
 def _home_of(described: Mapping[str, Any]) -> TruthHome | None:
     where = described["truth"]
     return None if where is None else home_at(where)
-
-
-def refuse_what_has_no_room(name: str, more_replicas: int, num_cpus: float) -> None:
-    """Refuse at once what Ray would wait for without a word: more CPUs than are free.
-
-    Raises
-    ------
-    DeployError
-        With the numbers.
-    """
-    needed = more_replicas * num_cpus
-    total = float(ray.cluster_resources().get("CPU", 0))
-    free = float(ray.available_resources().get("CPU", 0))
-    if needed <= free + ROUNDING:
-        return
-    raise DeployError(
-        f"{name} needs {needed:g} more CPUs ({more_replicas} replicas of {num_cpus:g}), but {free:g} of Ray's {total:g} are "
-        "free; ask for fewer, or stop something.",
-        deployment=name,
-    )
 
 
 def called_outside_loop(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

@@ -13,8 +13,10 @@ from airserve_nb._sentences import describe
 from airserve_nb.errors import DeployError
 from airserve_nb.version import VersionSpec
 
-__all__ = ["pickled"]
+__all__ = ["parts_of", "pickled", "size_of"]
 
+# What can be imported where it arrives is pickled as its name.
+_LARGEST_REFERENCE = 300
 # How far a name is followed: a predictor's helper's helper.
 _DEEPEST = 4
 
@@ -55,6 +57,41 @@ def _culprits(spec: VersionSpec) -> Iterator[tuple[str, Any]]:
         for key, value in values.items():
             yield from _within(f"{what}[{key!r}]", value, seen, _DEEPEST)
     yield from _within("the checkpoint", spec.checkpoint, seen, _DEEPEST)
+
+
+def parts_of(spec: VersionSpec) -> Iterator[tuple[str, Any]]:
+    """Yield what travels with a version, with words for where it is: globals, attributes, arguments, the checkpoint."""
+    seen: set[int] = set()
+    roots = [spec.predictor_cls, spec.http_adapter]
+    while roots:
+        root = roots.pop()
+        # What can be imported there is not taken along.
+        if isinstance(root, str) or id(root) in seen or not _is_of_the_notebook(root):
+            continue
+        seen.add(id(root))
+        for where, value in _parts(root):
+            if isinstance(value, type | types.FunctionType):
+                roots.append(value)
+            else:
+                yield where, value
+    for what, values in (
+        ("predict_kwargs", spec.predict_kwargs),
+        ("checkpoint_kwargs", spec.checkpoint_kwargs),
+    ):
+        yield from ((f"{what}[{key!r}]", value) for key, value in values.items())
+    yield "the checkpoint", spec.checkpoint
+
+
+def _is_of_the_notebook(root: Any) -> bool:
+    return size_of(root) > _LARGEST_REFERENCE
+
+
+def size_of(value: Any) -> int:
+    """Return how many bytes a value is when it is pickled; 0 when it can't be."""
+    try:
+        return len(cloudpickle.dumps(value))
+    except Exception:  # noqa: BLE001 - then it is none of those that are large
+        return 0
 
 
 def _within(where: str, value: Any, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:

@@ -13,12 +13,10 @@ __all__ = ["why"]
 def why(picture: Picture, service: Any) -> list[str] | None:
     """Return a sentence on the size of the batches of the last ten seconds and, where there is one, on latency.
 
-    None before the first batch, and where there is no diagnosis to be had.
+    None where nothing has happened in them.
     """
-    try:
-        from airserve_nb.diagnosis import diagnose  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        return None
+    from airserve_nb.diagnosis import diagnose  # late: the panel is shown before it has anything to explain
+
     requests, batches = picture.recent
     if not batches:
         return None

@@ -161,7 +161,10 @@ class Sharing:
 
     def __repr__(self) -> str:
         """Return a text that is the same in every run, and has no token."""
-        return f"<Sharing {self.name}: {'open' if self.is_open else 'closed'}>"
+        state = "open" if self.is_open else "closed"
+        # For where there is no display but this: a terminal.
+        hint = "; reveal() returns its token, once" if self.is_open and self._token else ""
+        return f"<Sharing {self.name}: {state}{hint}>"
 
     def _repr_html_(self) -> str:
         from airserve_nb.display import sharing_html

@@ -23,9 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from airserve_nb.batching.policy import BatchQueue, Waiting
-from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.loadgen.plan import Plan, PlannedRequest, Run
+from airserve_nb.simulation import simulate
 
 HERE = Path(__file__).parent
 ROUNDS = 3
@@ -117,25 +116,9 @@ def open_loop(url: str, times: np.ndarray, bodies: list[bytes]) -> tuple[np.ndar
     return np.array(done) * 1e3, len(run.outcomes) - len(done)
 
 
-def simulate(times: np.ndarray) -> np.ndarray:
+def simulated(times: np.ndarray) -> np.ndarray:
     """Run the policy under a virtual clock on the same arrivals; returns latencies in ms."""
-    queue = BatchQueue(BatchSettings(max_batch_size=SIZE, batch_wait_timeout_s=WAIT_S))
-    waiting = list(map(float, times))
-    latencies: list[float] = []
-    now, free_since, following = 0.0, 0.0, 0
-    while following < len(waiting) or len(queue):
-        while following < len(waiting) and waiting[following] <= now:
-            queue.add(Waiting(waiting[following], None))
-            following += 1
-        release = queue.take(now, free_since)
-        if release is not None:
-            now += FIXED_S + PER_ROW_S * release.rows
-            latencies += [now - member.arrived_at for member in release.members]
-            free_since = now
-            continue
-        candidates = [queue.ready_at(), waiting[following] if following < len(waiting) else None]
-        now = max(now, min(c for c in candidates if c is not None))
-    return np.array(latencies) * 1e3
+    return simulate((FIXED_S, PER_ROW_S), times, SIZE, WAIT_S).latencies_ms
 
 
 def p99(latencies: np.ndarray) -> float:
@@ -156,7 +139,7 @@ def load_of(
     failures = 0
     for seed in range(ROUNDS):
         times = arrivals(rate, seed)
-        figures = {"ideal": p99(simulate(times))}
+        figures = {"ideal": p99(simulated(times))}
         for each in by:
             latencies, failed = open_loop(urls[f"{each}_{model}"], times, bodies)
             failures += failed if each == "ours" else 0

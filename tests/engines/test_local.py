@@ -6,6 +6,7 @@ import logging
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 
@@ -132,3 +133,40 @@ def test_a_prefix_is_not_a_pattern(serve_local: Any) -> None:
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/json"
     assert "/echo" in answer.json()["error"]
+
+
+def function_that_echoes(batch: np.ndarray) -> Any:
+    return batch
+
+
+def test_a_foreign_server_on_the_port(serve_local: Any) -> None:
+    """What answers is ours: another server's port is left to it, and refused where it was asked for."""
+    import http.server
+    import threading
+
+    from airserve_nb import DeployError
+    from airserve_nb.engines import ports
+
+    class Foreign(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with ports.listen_near(None) as free:
+        number = free.getsockname()[1]
+    with http.server.HTTPServer(("127.0.0.1", number), Foreign) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            service = serve_local(function_that_echoes, name="ours")
+            assert f":{number}/" not in service.url
+            answer = service.request({"array": [1]})
+            assert (answer.json(), answer.headers["x-airserve-version"]) == ([1.0], service.version)
+            with pytest.raises(DeployError, match=str(number)):
+                serve_local(function_that_echoes, name="theirs", port=number)
+        finally:
+            server.shutdown()
+            thread.join()

@@ -41,28 +41,8 @@ def test_a_port_in_use_is_not_free() -> None:
         with pytest.raises(DeployError, match=str(taken)):
             ports.listen_near(taken)
         with pytest.raises(DeployError, match=str(taken)):
-            ports.held_port_near(taken)
-    with ports.held_port_near(taken) as held:
-        assert held.getsockname()[1] == taken
-
-
-def test_a_held_port_is_for_a_server_that_shares() -> None:
-    """While a port is held nobody else gets it, but a server that shares its port, as HAProxy does, can listen there."""
-    with ports.held_port_near(None) as held:
-        port = held.getsockname()[1]
-        with pytest.raises(DeployError, match=str(port)):
-            ports.listen_near(port)
-        with ports.held_port_near(None) as other:
-            assert other.getsockname()[1] != port
-        with socket.socket() as server:
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            server.bind(("127.0.0.1", port))
-            server.listen()
-            held.close()
-            socket.create_connection(("127.0.0.1", port), timeout=30).close()
-            with pytest.raises(DeployError, match=str(port)):
-                ports.held_port_near(port)
+            ports.free_port_near(taken)
+    assert ports.free_port_near(taken) == taken
 
 
 def test_all_taken_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

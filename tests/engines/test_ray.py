@@ -46,6 +46,47 @@ def test_more_than_fits_is_refused_at_once(echo: Any) -> None:
         deploy(echo_class(), name="many", num_replicas=100_000)
 
 
+def test_what_can_not_be_placed_says_so_soon(echo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica that Ray lets wait for resources is told of with the numbers, and taken back."""
+    from ray import serve
+
+    from airserve_nb.engines import ray as ray_engine
+
+    # As when somebody else takes the CPUs between the look and the start.
+    monkeypatch.setattr(ray_engine, "refuse_what_has_no_room", lambda *_: None)
+    with pytest.raises(DeployError, match=r"each replica needs 99 CPU, and Ray has .* of 4 CPU free"):
+        deploy(echo_class(), name="huge", num_cpus=99)
+    # Serve takes its time to take it back; the name can be used at once.
+    assert serve.status().applications["huge"].status == "DELETING"
+    service = deploy(echo_class(), name="huge")
+    try:
+        assert service.request({"array": [1]}).json() == [1.0]
+    finally:
+        service.stop()
+
+
+def test_what_is_slow_to_start_is_not_waiting_for_resources(echo: Any) -> None:
+    """A predictor that takes longer to load than the look for resources is no false alarm."""
+    from airserve_nb.engines.ray_placement import CERTAIN_AFTER_S
+
+    class Slow(Predictor):
+        @classmethod
+        def from_checkpoint(cls, checkpoint: Checkpoint, **_kwargs: Any) -> Any:
+            import time
+
+            time.sleep(checkpoint.to_dict()["seconds"])
+            return cls()
+
+        def predict(self, data: Any, **_kwargs: Any) -> Any:
+            return data
+
+    service = deploy(Slow, {"seconds": CERTAIN_AFTER_S + 2}, name="slow", num_cpus=1)
+    try:
+        assert service.request({"array": [1]}).json() == [1.0]
+    finally:
+        service.stop()
+
+
 def test_another_port_or_ingress_is_refused(echo: Any) -> None:
     """All deployments of a Ray share port and ingress: asking for others says so."""
     port = int(echo.url.split(":")[2].split("/")[0])

@@ -9,7 +9,8 @@ import pytest
 from ray import cloudpickle
 
 from airserve_nb import Checkpoint, DeployError, Predictor
-from airserve_nb.engines.ray_travel import pickled
+from airserve_nb.engines import ray_luggage
+from airserve_nb.engines.ray_travel import parts_of, pickled
 from airserve_nb.version import VersionSpec
 
 LOCK = threading.Lock()
@@ -83,3 +84,40 @@ def test_what_can_travel_does() -> None:
         pickled(VersionSpec(adder, Checkpoint.from_dict({"a": 1})), name="adder")
     )
     assert spec.load()(40) == 42
+
+
+class TestLuggage:
+    """What is large is named, with its size and what to do."""
+
+    def described(self, spec: VersionSpec) -> str | None:
+        return ray_luggage.described(spec, len(pickled(spec, name="adder")))
+
+    def test_small_ones_need_no_word(self) -> None:
+        """Below 10 MiB nothing is said."""
+        adder = by_value(ADDER.format(expression="data + table"), table=bytes(9 * 2**20))
+        assert self.described(VersionSpec(adder, Checkpoint.from_dict({}))) is None
+
+    def test_the_largest_parts_are_named(self) -> None:
+        """Globals, those of helpers too, and the checkpoint, with their sizes; what is small is left out."""
+        source = "def helper(data):\n    return data + far\n" + ADDER.format(
+            expression="helper(data + near + few)"
+        )
+        names = {"far": bytes(30 * 2**20), "near": bytes(20 * 2**20), "few": bytes(2**20)}
+        spec = VersionSpec(by_value(source, **names), Checkpoint.from_dict({"w": bytes(25 * 2**20)}))
+        sentence = self.described(spec) or ""
+        assert sentence.startswith("76 MiB travel to each replica")
+        parts = ["the global 'far' (30 MiB)", "the checkpoint (25 MiB)", "the global 'near' (20 MiB)"]
+        assert [part for part in parts if part in sentence] == parts
+        assert "few" not in sentence
+        assert "from_checkpoint" in sentence
+        assert sentence.count("\n") == 0
+
+    def test_arguments_and_what_can_be_imported(self) -> None:
+        """Arguments are named by their key; what a replica imports is not taken along and not blamed."""
+        spec = VersionSpec(
+            by_value(ADDER.format(expression="data")),
+            Checkpoint.from_dict({}),
+            predict_kwargs={"table": bytes(11 * 2**20)},
+        )
+        assert "predict_kwargs['table'] (11 MiB)" in (self.described(spec) or "")
+        assert not [where for where, _ in parts_of(spec) if where.startswith("the global")]

@@ -376,6 +376,8 @@ def test_cards_and_tables_say_that_it_is_open(serve_local: Any) -> None:
     assert all("open to others" in text for text in after)
     assert address not in after[0]
     assert all(address in text for text in after[1:])
+    assert repr(service.sharing) == "<Sharing seen: open; reveal() returns its token, once>"
+    service.sharing.reveal()
     assert (repr(service.sharing), repr(service)) == (
         "<Sharing seen: open>",
         "<Service seen: running, engine local, open to others, batching up to 10 requests, wait 0 ms>",

@@ -7,7 +7,6 @@ const REASONS = [
 const SPLIT = [["queue", 5, "drain"], ["predict", 6, "full"], ["rest", 7, "retry"]];
 const BEAT_MS = 4000, ACK_MS = 250, SILENCE_MS = 12000, WINDOW_S = 60;
 const KEPT_ROWS = 1000, ROW_PX = 27, EXACT_SIZES = 32;
-const P99_NEEDS = 100;
 const part = (colour) => `--part: var(--${colour})`;
 const NO_BATCH = "No batch in this window";
 const GONE = "The kernel was restarted or is gone; this is its last picture.";
@@ -65,7 +64,6 @@ function say(element, text) {
 	if (element.textContent !== text) element.textContent = text;
 }
 
-/** Set or remove an attribute, where it differs. */
 function put(element, name, value) {
 	if (name === "label") name = "aria-label";
 	const wanted = name.startsWith("aria-") ? String(value) : value === true ? "" : value;
@@ -249,7 +247,6 @@ function button(label, press, kind = "", props = {}) {
 	return h(`button.as-button${kind}`, {type: "button", onclick: press, ...props}, label);
 }
 
-/** A row of buttons of which one is pressed. */
 function choice(label, options, chosen, change) {
 	const group = h("div.as-choice", {role: "group", label});
 	for (const [value, text] of options) {
@@ -337,7 +334,7 @@ function makeFigures(store) {
 		say(figures.rate, short(sum(last, (each) => each?.[COUNT] ?? 0) / 3));
 		say(figures.mean, mean === null ? "–" : number(mean, 1));
 		say(figures.p50, p50 === undefined ? "–" : short(p50));
-		say(figures.p99, many >= P99_NEEDS ? short(p99) : "–");
+		say(figures.p99, many >= 100 ? short(p99) : "–");
 		say(figures.waiting, number(sum(store.states, (each) => each[5])));
 		say(figures.total, number(requests));
 		say(figures.errors, number(errors));
@@ -460,11 +457,11 @@ function makeHistogram(store) {
 }
 
 const span = (low, high, to) => low === high ? `${low}` : `${low}${to}${high}`;
-const compact = (count) => count < 10000 ? number(count) : `${number(count / 1000, count < 1e5 ? 1 : 0)}k`;
+const compact = (count) => count < 10000 ? number(count) : `${number(count / 1000)}k`;
 
 function flash(element) {
 	if (matchMedia("(prefers-reduced-motion: reduce)").matches || !element.animate) return;
-	element.animate([{filter: "brightness(1.5)", boxShadow: "0 0 0 3px var(--main)"}, {}], {duration: 450, easing: "ease-out"});
+	element.animate([{filter: "brightness(1.3)", boxShadow: "0 0 0 2px var(--main)"}, {}], {duration: 450, easing: "ease-out"});
 }
 
 // -- the last minute, as lines

@@ -9,17 +9,19 @@ from airserve_nb.panel.picture import Picture
 
 __all__ = ["why"]
 
+NOTHING = "No batch in the last ten seconds, so there is nothing to explain."
+
 
 def why(picture: Picture, service: Any) -> list[str] | None:
     """Return a sentence on the size of the batches of the last ten seconds and, where there is one, on latency.
 
-    None where nothing has happened in them.
+    None before the first batch.
     """
     from airserve_nb.diagnosis import diagnose  # late: the panel is shown before it has anything to explain
 
     requests, batches = picture.recent
     if not batches:
-        return None
+        return [NOTHING] if picture.counters.batches else None
     found = diagnose(
         requests,
         batches,

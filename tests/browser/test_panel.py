@@ -431,6 +431,23 @@ def test_strangers_texts_stay_text(open_notebook: Any) -> None:
     assert len(shown) < 30_000
 
 
+def test_freezing_leaves_plain_numbers(open_notebook: Any) -> None:
+    """A frozen panel is the summary with its final numbers; shown again, it lives again."""
+    notebook = open_notebook((*CELLS[:2], "adder.panel().freeze()", "adder"))
+    for cell in (0, SERVE):
+        notebook.start(cell)
+    output = notebook.output(SERVE)
+    expect(output.locator(".airserve-panel")).to_be_visible()
+    View(output.locator(".airserve-panel")).post(*range(20, 27))
+    notebook.start(2)
+    expect(output.locator(".airserve-panel")).to_have_count(0)
+    expect(output.locator(".airserve-card")).to_contain_text("The last 7 requests")
+    kept = notebook.save().cells[SERVE].outputs
+    assert not any("application/vnd.jupyter.widget-view+json" in each.data for each in kept)
+    notebook.start(3)
+    expect(notebook.output(3).locator("[data-figure=total] dd")).to_have_text("7")
+
+
 def test_a_failing_script_is_shown(open_notebook: Any) -> None:
     """What goes wrong in the page is said in the panel, not only in the browser's console."""
     notebook = open_notebook(CELLS[:2])

@@ -25,13 +25,15 @@ from typing import Any
 import nbformat
 import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 import airserve_nb
 
 ROOT = Path(airserve_nb.__file__).parent.parent
 # On a loaded machine JupyterLab takes a quarter of a minute to start, a kernel as long.
 PATIENCE_S = 90
+# What is expected is awaited; on a loaded machine, for longer than playwright's 5 s.
+expect.set_options(timeout=20_000)
 CHROMIUM_OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
 
 SETTINGS = {

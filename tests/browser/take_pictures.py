@@ -80,7 +80,7 @@ def load(url: str) -> Iterator[None]:
         chance = random.Random(seed)  # noqa: S311 - load, not a secret
         with requests.Session() as session:
             while not over.wait(chance.expovariate(1 / 0.05)):
-                value: Any = "forty" if chance.random() < 0.003 else chance.randrange(100)  # noqa: PLR2004 - seldom
+                value: Any = "forty" if chance.random() < 0.003 else chance.randrange(100)
                 session.post(url, json={"array": [value]}, timeout=30)
 
     threads = [threading.Thread(target=client, args=(seed,)) for seed in range(CLIENTS)]

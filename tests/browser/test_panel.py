@@ -434,6 +434,7 @@ def test_strangers_texts_stay_text(open_notebook: Any) -> None:
 def test_freezing_leaves_plain_numbers(open_notebook: Any) -> None:
     """A frozen panel is the summary with its final numbers; shown again, it lives again."""
     notebook = open_notebook((*CELLS[:2], "adder.panel().freeze()", "adder"))
+    notebook.wait_for_kernel()
     for cell in (0, SERVE):
         notebook.start(cell)
     output = notebook.output(SERVE)

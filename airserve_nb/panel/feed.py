@@ -6,12 +6,14 @@ second. (It may be unable to: while a cell runs, messages to a kernel without su
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from airserve_nb._sentences import describe
 from airserve_nb.collector import Tick
 from airserve_nb.panel.picture import Picture
 from airserve_nb.panel.viewers import Viewers
@@ -121,9 +123,18 @@ class Feed:
             end = self._source.watch(self._take)
             try:
                 self._follow(picture)
+            except Exception as error:  # noqa: BLE001 - shown; a panel that is blind for a second is better than a dead one
+                self._admit(error)
             finally:
                 end()
                 self._inbox.clear()
+
+    def _admit(self, error: Exception) -> None:
+        """Tell the browser what went wrong here, and wait a moment before it is tried again."""
+        with contextlib.suppress(Exception):  # the way to the browser itself may be what failed
+            self._source.publish(self._sent, {"now": time.time(), "error": describe(error)})
+        self._wake.clear()
+        self._wake.wait(SLOW_S)
 
     def _goes_on(self) -> bool:
         with self._lock:

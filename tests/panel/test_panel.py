@@ -115,6 +115,18 @@ class TestWatching:
         assert page.last("totals")["requests"] == 1
         eventually(lambda: not threads(), "and the thread ends again")
 
+    def test_a_failure_is_told_and_mended(
+        self, page: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What goes wrong in the panel's own thread is shown, and the panel goes on."""
+        right = page.panel.head
+        monkeypatch.setattr(page.panel, "head", lambda: 1 / 0)
+        page.look()
+        eventually(lambda: page.last("error"), "the failure is told")
+        assert page.last("error") == "ZeroDivisionError: division by zero"
+        monkeypatch.setattr(page.panel, "head", right)
+        eventually(lambda: (page.last("head") or {}).get("name") == "adder", "it goes on")
+
     def test_eight_panels(self, serve_local: Any, open_page: Any, eventually: Any) -> None:
         """Eight services are watched side by side, each by its own."""
         pages = [open_page(serve_local(predict, name=f"s{number}")) for number in range(8)]

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airserve_nb._sentences import describe
@@ -176,6 +177,18 @@ class Collector:
         return any(requests or batches for _, requests, batches in told)
 
     # -- reading --------------------------------------------------------------------------------
+
+    def counters(self) -> Counters:
+        """Return the totals of all replicas that were ever read."""
+        with self._lock:
+            return sum_counters(self._counters.values())
+
+    def last_requests(self, count: int) -> list[RequestRecord]:
+        """Return the last ``count`` requests that were read, in the order of arrival."""
+        with self._lock:
+            # What was read last came about last, but for what replicas did at once.
+            newest = list(islice(reversed(self._requests), 4 * count))
+        return sorted(newest, key=lambda record: record.arrived_at)[-count:]
 
     def statistics(self) -> BatchStatistics:
         """Return the figures of all replicas that were ever read."""

@@ -6,6 +6,7 @@ Names of deployments are unique in a kernel; deploying under a name again replac
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -120,6 +121,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     DeployError
         When it does not come to run.
     """
+    again = functools.partial(deploy, **(locals() | {"progress": silent, "share": None}))
     from airserve_nb.function_predictor import as_predictor
     from airserve_nb.http_adapters import json_to_ndarray
     from airserve_nb.sharing.handle import checked_host
@@ -165,6 +167,7 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
         checked_host(share)
     with _deploying:
         service = _deploy(spec, place, code=code, example=example, progress=progress)
+        service._again = again  # noqa: SLF001 - deploying and its Service are one
         _share(service, share)
     return service
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import math
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,11 @@ __all__ = [
     "ServiceList",
     "ServiceView",
     "curl_command",
+    "in_a_notebook",
+    "is_request",
+    "panel_can_be_had",
+    "render",
+    "service_bundle",
     "service_html",
     "service_text",
     "services_html",
@@ -33,6 +40,9 @@ __all__ = [
     "sharing_html",
 ]
 
+HOW_TO_GET_A_PANEL = (
+    "For the live panel, install anywidget where this kernel and Jupyter run, and start both anew."
+)
 _LONGEST_CURL = 2000  # characters; a longer line is no use to anyone who reads the card
 _REQUEST_KEYS = frozenset({"json", "params", "data", "headers", "method"})
 
@@ -63,7 +73,7 @@ class ServiceView:
     """The address at which it is open to other machines; None where it is closed to them."""
 
     @classmethod
-    def of(cls, service: Any, *, ask: bool = False) -> ServiceView:
+    def of(cls, service: Any, *, ask: bool = False, statistics: BatchStatistics | None = None) -> ServiceView:
         """Collect the values of a service.
 
         Parameters
@@ -73,13 +83,15 @@ class ServiceView:
         ask
             Also ask its replicas for their statistics, over the network. When they don't answer, the
             view has none.
+        statistics
+            Its statistics, where they are known already.
         """
         names = [name for name in cls.__dataclass_fields__ if name not in ("name", "statistics", "shared_at")]
         values = {name: getattr(service, name) for name in names if getattr(service, name, None) is not None}
         sharing = getattr(service, "sharing", None)
         return cls(
             name=service.name,
-            statistics=_statistics(service) if ask else None,
+            statistics=_statistics(service) if ask else statistics,
             shared_at=None if sharing is None else sharing.address,
             **values,
         )
@@ -196,19 +208,47 @@ def _row_words(view: ServiceView) -> str:
 
 def service_html(view: ServiceView) -> str:
     """Return the card of a service."""
-    return _templates().get_template("service.html.j2").render(view=view)
+    return render("service.html.j2", view=view)
 
 
 def services_html(views: Sequence[ServiceView]) -> str:
     """Return a table of services."""
-    return _templates().get_template("services.html.j2").render(views=views)
+    return render("services.html.j2", views=views)
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill one of our templates; all values are escaped."""
+    return _templates().get_template(template).render(**values)
+
+
+def service_bundle(service: Any) -> dict[str, Any]:
+    """Return what a front end may choose from: the live panel where it can be had, the card, and the line of text."""
+    panel = service._shown_panel()  # noqa: SLF001 - how a service shows itself
+    if panel is not None:
+        return dict(panel._repr_mimebundle_())
+    from airserve_nb.panel.summary import summary_html
+
+    hint = HOW_TO_GET_A_PANEL if in_a_notebook() else None
+    return {"text/html": summary_html(service, note=hint), "text/plain": repr(service)}
+
+
+def in_a_notebook() -> bool:
+    """Whether this process is a notebook's kernel, which can talk to a page."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def panel_can_be_had() -> bool:
+    """Whether widgets can be shown here: in a kernel, with anywidget installed."""
+    return in_a_notebook() and importlib.util.find_spec("anywidget") is not None
 
 
 def sharing_html(sharing: Any, token: str | None) -> str:
     """Return the card of a Sharing; ``token`` is None when it was shown before."""
     headers = {"Authorization": f"Bearer {token}"}
     curl = None if token is None else curl_command(sharing.address, sharing.example, headers=headers)
-    return _templates().get_template("sharing.html.j2").render(sharing=sharing, token=token, curl=curl)
+    return render("sharing.html.j2", sharing=sharing, token=token, curl=curl)
 
 
 @functools.cache
@@ -237,7 +277,7 @@ def curl_command(url: str, example: Any = None, *, headers: Mapping[str, str] | 
     headers
         Further headers.
     """
-    arguments = example if _is_request(example) else ({} if example is None else {"json": example})
+    arguments = example if is_request(example) else ({} if example is None else {"json": example})
     parts = ["curl", _with_query(url, arguments.get("params"))]
     if "method" in arguments:
         parts += ["-X", str(arguments["method"])]
@@ -259,7 +299,8 @@ def curl_command(url: str, example: Any = None, *, headers: Mapping[str, str] | 
     return shlex.join(parts)
 
 
-def _is_request(example: Any) -> bool:
+def is_request(example: Any) -> bool:
+    """Whether an example is request arguments, such as ``{"params": ...}``, rather than a body."""
     if not isinstance(example, Mapping) or not example:
         return False
     return _REQUEST_KEYS.issuperset(example) and not {"json", "params", "data"}.isdisjoint(example)

@@ -56,18 +56,26 @@ def serve(shell: Any, args: Namespace, *, line: str, cell: str, defaults: ServeD
 
     heading = f"%%serve {line}".rstrip()
     run_cell(shell, cell, heading=heading)
-    predictor = find_predictor(definitions, namespace, class_name=args.class_name)
-    options = _options(args, namespace) | defaults.fill_in(args, os.environ.get("AIRSERVE_ENGINE"))
     quiet = args.quiet or defaults.quiet
 
     from airserve_nb import deploying
     from airserve_nb.engines.base import silent
     from airserve_nb.progress import Progress
 
-    with contextlib.nullcontext(silent) if quiet else Progress() as progress:
+    def deploy_as_defined_now(progress: Any = silent, *, again: bool = True) -> Any:
+        predictor = find_predictor(definitions, namespace, class_name=args.class_name)
+        options = _options(args, namespace) | defaults.fill_in(args, os.environ.get("AIRSERVE_ENGINE"))
+        if again:
+            # What was closed since stays closed.
+            options.pop("share", None)
         deployed = deploying.deploy(
             predictor, name=args.name, code=f"{heading}\n{cell}", progress=progress, **options
         )
+        deployed._again = deploy_as_defined_now  # noqa: SLF001 - the panel's button does the same
+        return deployed
+
+    with contextlib.nullcontext(silent) if quiet else Progress() as progress:
+        deployed = deploy_as_defined_now(progress, again=False)
     shell.push({args.name: deployed})
     if args.share is not None:
         _show_how_to_join(deployed)

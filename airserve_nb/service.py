@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import requests
 
+    from airserve_nb.panel.panel import Panel
     from airserve_nb.sharing.handle import Sharing
     from airserve_nb.version import VersionSpec
 
@@ -57,6 +58,9 @@ class Service:
         self._last_logs: list[tuple[str, list[str]]] = []
         self._history = History()
         self._overlap = True
+        self._panel: Panel | None = None
+        self._again: Callable[[], object] | None = None
+        """Deploys it again, with its names looked up anew; None where that can't be."""
         self._sharing: Sharing | None = None
         self._history.retell(host.recall(), live=host.version)
         live = self._history.live
@@ -358,6 +362,8 @@ class Service:
         self._host.stop()
         self._stopped = True
         self._history.forget()
+        # It may hold a model.
+        self._again = None
         if self._when_stopped is not None:
             self._when_stopped()
 
@@ -418,7 +424,44 @@ class Service:
 
         return service_text(ServiceView.of(self))
 
-    def _repr_html_(self) -> str:
-        from airserve_nb.display import ServiceView, service_html
+    def panel(self) -> Panel:
+        """Return the live panel: batch sizes, latency, knobs and the request log, in the notebook.
 
-        return service_html(ServiceView.of(self))
+        It is the one that a ``%%serve`` cell shows; a service has one, however often it is shown.
+
+        Raises
+        ------
+        DeployError
+            When anywidget is not installed.
+        """
+        try:
+            from airserve_nb.panel.panel import Panel
+        except ImportError as error:
+            raise DeployError(
+                f"The panel needs a package that is not installed here ({error.name}); "
+                "install anywidget where this kernel and Jupyter run, and start both anew.",
+                deployment=self.name,
+            ) from error
+        if self._panel is None or self._panel.is_closed:
+            self._panel = Panel(self)
+        return self._panel
+
+    def _shown_panel(self) -> Panel | None:
+        """Return the panel where one can be shown; elsewhere no widget is so much as imported."""
+        from airserve_nb.display import panel_can_be_had
+
+        return self.panel() if panel_can_be_had() else None
+
+    def _ipython_display_(self) -> None:
+        panel = self._shown_panel()
+        if panel is None:
+            raise NotImplementedError  # IPython's word for: take another form
+        panel._ipython_display_()
+
+    def _repr_mimebundle_(self, **_kwargs: Any) -> dict[str, Any]:
+        from airserve_nb.display import service_bundle
+
+        return service_bundle(self)
+
+    def _repr_html_(self) -> str:
+        return str(self._repr_mimebundle_()["text/html"])

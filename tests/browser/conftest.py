@@ -25,13 +25,15 @@ from typing import Any
 import nbformat
 import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 import airserve_nb
 
 ROOT = Path(airserve_nb.__file__).parent.parent
 # On a loaded machine JupyterLab takes a quarter of a minute to start, a kernel as long.
 PATIENCE_S = 90
+# What is expected is awaited; on a loaded machine, for longer than playwright's 5 s.
+expect.set_options(timeout=20_000)
 CHROMIUM_OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
 
 SETTINGS = {
@@ -60,6 +62,10 @@ KERNEL_READY = """async () => {
 COMMAND = "([name, args]) => window.jupyterapp.commands.execute(name, args).then(() => null)"
 SET_SOURCE = """([index, source]) =>
   window.jupyterapp.shell.currentWidget.content.widgets[index].model.sharedModel.setSource(source)"""
+SELECT = "(index) => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = index; }"
+RESTART = (
+    "() => window.jupyterapp.shell.currentWidget.context.sessionContext.restartKernel().then(() => null)"
+)
 SHUT_DOWN = "() => window.jupyterapp.shell.currentWidget.context.sessionContext.shutdown()"
 
 
@@ -216,6 +222,20 @@ class Notebook:
         self.wait_for_kernel()
         self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
 
+    def start(self, index: int) -> None:
+        """Run one cell, without waiting."""
+        self.page.evaluate(SELECT, index)
+        self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-cell'); }")
+
+    def restart_kernel(self) -> None:
+        self.page.evaluate(RESTART)
+
+    def reload(self) -> None:
+        """Load the page anew."""
+        self.page.reload()
+        self.page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.context")
+        self.page.evaluate(OPENED)
+
     def write(self, index: int, source: str) -> None:
         """Replace the code of a cell."""
         self.page.evaluate(SET_SOURCE, [index, source])
@@ -309,6 +329,24 @@ def open_notebook(lab: Lab, chromium: Browser) -> Iterator[OpenNotebook]:
     for notebook in opened:
         notebook.page.close()
     _end_kernels(lab)
+
+
+@pytest.fixture(scope="session")
+def axe(request: pytest.FixtureRequest) -> str:
+    """Return the script of axe-core, which checks a page's accessibility; from npm, kept in pytest's cache."""
+    npm = shutil.which("npm")
+    folder = request.config.cache.mkdir("axe")
+    script = folder / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.exists():
+        if npm is None:
+            pytest.skip("needs npm, to install axe-core")
+        done = subprocess.run(  # noqa: S603 - a tool of the system
+            [npm, "install", "--no-save", "--no-audit", "--no-fund", "--prefix", str(folder), "axe-core@4"],
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        if not script.exists():
+            pytest.skip(f"npm could not install axe-core: {done.stderr[-200:]}")
+    return script.read_text(encoding="utf-8")
 
 
 def _notebook(cells: Sequence[str]) -> Any:

@@ -73,5 +73,5 @@ def test_a_mended_cell_goes_through(notebook: Any) -> None:
     notebook.clear()
     notebook.write(1, f"%%serve echo --engine local\n{GOOD}")
     notebook.run_all()
-    expect(notebook.output(1).get_by_role("group", name="Service echo")).to_be_visible()
+    expect(notebook.output(1).get_by_role("group", name="Panel of echo")).to_be_visible()
     expect(notebook.output(2)).to_contain_text("42")

@@ -81,6 +81,15 @@ def saved(shown: Any) -> Any:
     return shown.save()
 
 
+def expect_panel(output: Locator) -> None:
+    panel = output.locator(".airserve-panel")
+    expect(panel.locator(".as-name")).to_have_text("adder")
+    expect(panel.locator(".as-badge")).to_have_text("running")
+    link = panel.get_by_role("link").first
+    expect(link).to_have_text(re.compile(r"^http://127\.0\.0\.1:\d+/adder$"))
+    expect(link).to_have_attribute("href", link.inner_text())
+
+
 def expect_card(output: Locator) -> None:
     # By its class: of a file that is not trusted JupyterLab drops roles and labels.
     card = output.locator(".airserve-card")
@@ -103,10 +112,10 @@ def expect_picture(output: Locator) -> None:
     expect(output).to_contain_text("of 24 requests ok")
 
 
-def test_a_served_cell_shows_its_card(shown: Any) -> None:
-    """The card says name, state and URL, and how to call the service from a shell."""
-    expect_card(shown.output(CARD))
-    expect(shown.output(CARD).get_by_role("group", name="Service adder")).to_be_visible()
+def test_a_served_cell_shows_its_panel(shown: Any) -> None:
+    """The live panel says name, state and URL; the card, which the file keeps, stands back."""
+    expect_panel(shown.output(CARD))
+    expect(shown.output(CARD).locator(".airserve-card")).to_be_hidden()
 
 
 def test_a_request_is_answered(shown: Any) -> None:
@@ -149,7 +158,7 @@ def test_text_is_readable(shown: Any, theme: str) -> None:
     """Every piece of text stands out from what lies behind it, and a change of theme reaches what is shown."""
     shown.set_theme(theme)
     for cell, outer, sample in (
-        (CARD, ".airserve-card", "adder"),
+        (CARD, ".airserve-panel", "adder"),
         (PROBE, ".jp-RenderedHTML", "of 24 requests ok"),
         (LIST, ".airserve-card", "running"),
     ):
@@ -197,5 +206,5 @@ def test_a_page_made_of_the_notebook_shows_the_outputs(
     page.goto(page_file.as_uri())
     outputs = page.locator(".jp-Cell-outputArea")
     expect_card(outputs.nth(0))
-    expect_picture(outputs.nth(2))
+    expect_picture(page.locator(".jp-Cell-outputArea", has_text="Probe of adder"))
     page.close()

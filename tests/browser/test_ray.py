@@ -34,7 +34,7 @@ def test_ray_starts_with_a_word_and_ends_without_a_trace(open_notebook: Any, eve
     notebook.start_all()
     output = notebook.output(SERVE)
     expect(output).to_contain_text("Starting Ray", timeout=RAY_STARTS_MS)
-    expect(output.get_by_role("group", name="Service adder")).to_be_visible(timeout=RAY_STARTS_MS)
+    expect(output.get_by_role("group", name="Panel of adder")).to_be_visible(timeout=RAY_STARTS_MS)
     expect(notebook.output(ANSWER)).to_contain_text("[42.0]", timeout=30_000)
     expect(notebook.output(FOLDER)).to_contain_text("airserve-")
 

@@ -1,0 +1,142 @@
+"""The picture: what ticks become, second by second."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airserve_nb.collector import Tick
+from airserve_nb.panel.picture import KEPT_ROWS, Picture, encode
+from airserve_nb.telemetry import BatchRecord, Counters, ReplicaState, RequestRecord
+
+NOW = 1_000_000.5
+
+
+def request(
+    number: int, *, ended: float = NOW, total_ms: float = 10, status: int = 200, **more: Any
+) -> RequestRecord:
+    return RequestRecord(
+        request_id=f"r{number}", arrived_at=ended - total_ms / 1e3, status=status, batch_id=f"b{number}", batch_size=1,
+        queue_ms=total_ms / 2, predict_ms=total_ms / 4, overhead_ms=total_ms / 4, total_ms=total_ms, version="v1",
+        replica="a", **more,
+    )  # fmt: skip
+
+
+def batch(number: int, *, size: int = 1, ended: float = NOW, reason: Any = "full") -> BatchRecord:
+    return BatchRecord(f"b{number}", ended - 0.002, size, size, 2.0, reason, 0, 0, "v1", "a")
+
+
+def tick(requests: Sequence[RequestRecord] = (), batches: Sequence[BatchRecord] = (), **more: Any) -> Tick:
+    counters = Counters(
+        requests=len(requests),
+        batches=len(batches),
+        sizes=Counter((b.batch_size, b.release_reason) for b in batches),
+    )
+    fields: dict[str, Any] = {"lost_requests": 0, "lost_batches": 0, "states": {}} | more
+    return Tick(list(requests), list(batches), counters, **fields)
+
+
+def test_a_second_has_its_counts_and_quantiles() -> None:
+    """Requests, errors, median, 99th percentile and the mean parts of what ended in one second."""
+    picture = Picture()
+    requests = [request(n, total_ms=n, status=500 if n == 100 else 200) for n in range(1, 101)]
+    picture.absorb(tick(requests, [batch(1, size=3), batch(2, size=3, reason="timeout")]), NOW)
+    (second,) = picture.changes()["seconds"]
+    assert second[:5] == [int(NOW), 100, 1, 51, 100]
+    assert second[5:8] == [25.25, 12.62, 12.62]
+    assert second[9] == [[3, "full", 1], [3, "timeout", 1]]
+
+
+def test_only_what_changed_is_told() -> None:
+    """A second message has nothing that the first one had; without news there is none."""
+    picture = Picture()
+    picture.absorb(tick([request(1)]), NOW)
+    assert {"totals", "seconds", "rows"} <= set(picture.changes(head={"name": "adder"}))
+    assert picture.changes(head={"name": "adder"}) == {}
+    picture.absorb(tick(), NOW + 1)
+    assert set(picture.changes(head={"name": "adder"})) == {"totals"}
+
+
+def test_a_newcomer_is_told_everything() -> None:
+    """What one page was told already is told again to the next."""
+    picture = Picture()
+    picture.absorb(tick([request(1)], [batch(1)]), NOW)
+    picture.changes()
+    everything = picture.everything()
+    assert everything["reset"]
+    assert [row[0] for row in everything["rows"]] == ["r1"]
+    assert everything["seconds"]
+    assert everything["sizes"] == [[1, "full", 1]]
+
+
+def test_messages_that_were_left_out_are_merged() -> None:
+    """Ticks that no message told of are in the next one, as one."""
+    picture = Picture()
+    for number in range(5):
+        picture.absorb(tick([request(number)]), NOW)
+    changes = picture.changes()
+    assert [row[0] for row in changes["rows"]] == [f"r{number}" for number in range(5)]
+    assert [second[1] for second in changes["seconds"]] == [5]
+
+
+def test_the_log_is_capped_but_the_second_is_not() -> None:
+    """More requests than the log lists are all counted, and the newest are listed."""
+    picture = Picture()
+    picture.absorb(tick([request(number) for number in range(3 * KEPT_ROWS)]), NOW)
+    changes = picture.changes()
+    assert len(changes["rows"]) == KEPT_ROWS
+    assert changes["rows"][-1][0] == f"r{3 * KEPT_ROWS - 1}"
+    assert changes["seconds"][0][1] == 3 * KEPT_ROWS
+
+
+def test_what_is_older_than_the_window_is_forgotten() -> None:
+    """A minute is all that there is, however long a panel is open."""
+    picture = Picture()
+    for second in range(300):
+        picture.absorb(
+            tick([request(second, ended=NOW + second)], [batch(second, ended=NOW + second)]), NOW + second
+        )
+    assert len(picture.everything()["seconds"]) <= 61
+    assert len(picture.recent[0]) <= 11
+
+
+def test_a_row_says_why_its_batch_was_released() -> None:
+    """The reason is found by the batch, which may have come with an earlier tick."""
+    picture = Picture()
+    picture.absorb(tick([], [batch(1, reason="drain")]), NOW)
+    picture.absorb(tick([request(1)]), NOW)
+    assert picture.changes()["rows"][0][7] == "drain"
+
+
+def test_replicas_and_their_queues_are_told() -> None:
+    """Limits in force and waiting requests, by replica; the second remembers the longest queue."""
+    picture = Picture()
+    states = {name: ReplicaState("v1", True, 8, 0.01, 3) for name in "ba"}
+    picture.absorb(tick(states=states, lost_requests=7, error="gone"), NOW)
+    changes = picture.changes()
+    assert [state[0] for state in changes["states"]] == ["a", "b"]
+    assert (picture.replicas, picture.waiting) == (2, 6)
+    assert changes["seconds"][0][8] == 6
+    assert (changes["totals"]["lost"], changes["error"]) == (7, "gone")
+
+
+@given(st.text(max_size=50), st.binary(max_size=300))
+def test_any_text_travels(text: str, payload: bytes) -> None:
+    """Null bytes, lone surrogates and broken UTF-8 reach the page as JSON, cut."""
+    picture = Picture()
+    picture.absorb(tick([request(1, error=text, payload=payload)]), NOW)
+    row = json.loads(encode(picture.changes()))["rows"][0]
+    assert row[13] == text
+    assert len(row[11]) <= 201
+
+
+def test_long_texts_are_cut_before_they_are_sent() -> None:
+    """A megabyte in a body or an answer costs a page 200 characters."""
+    picture = Picture()
+    picture.absorb(tick([request(1, payload=b"x" * 1_000_000, answer=b"y" * 1_000_000)]), NOW)
+    assert len(encode(picture.changes())) < 2_000

@@ -12,14 +12,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from airserve_nb._comparison_figure import compare_figure
 from airserve_nb._figure_base import PortableFigure, axes_or_new, strip_down
-from airserve_nb._timeline import timeline
+from airserve_nb._latency_curve import latency_curve
+from airserve_nb._throughput_curve import throughput_curve
+from airserve_nb._time_parts import time_parts
+from airserve_nb._timeline import is_dense, timeline
 
-__all__ = ["batch_size_histogram", "probe_figure", "timeline"]
+__all__ = [
+    "batch_size_histogram",
+    "compare_figure",
+    "latency_curve",
+    "probe_figure",
+    "throughput_curve",
+    "time_parts",
+    "timeline",
+]
 
 EXACT_SIZES = 32
 """Up to this size each batch size has a bar of its own; beyond, a bar holds a power of two of them."""
 
+LETTERS = 24
+"""So many stand side by side below, or above, the bars."""
 SHARP_DPI = 150
 """Screens of today have more pixels than 100 an inch, and a page scales a picture down at no loss."""
 
@@ -32,7 +46,7 @@ def probe_figure(requests: pd.DataFrame, batches: pd.DataFrame) -> Figure:
     requests, batches
         As in ``ProbeResult``.
     """
-    height = float(np.clip(1.5 + 0.18 * len(requests), 2.6, 5.4))
+    height = 3.4 if is_dense(requests) else float(np.clip(1.5 + 0.18 * len(requests), 2.6, 5.4))
     if batches.empty:
         figure = PortableFigure(figsize=(8, height), dpi=SHARP_DPI, layout="constrained")
         timeline(requests, batches, ax=figure.subplots())
@@ -64,7 +78,8 @@ def batch_size_histogram(
     counts = _size_counts(sizes, max_batch_size or 0)
     strip_down(ax)
     bars = ax.bar(range(len(counts)), list(counts.values()), color="#4D5B66", width=0.75)
-    if sum(map(bool, counts.values())) <= 12:  # noqa: PLR2004 - more numbers than that run into each other
+    numbers = [str(count) for count in counts.values() if count]
+    if len(numbers) <= 12 and len(max(numbers, key=len, default="")) * len(numbers) <= LETTERS:  # noqa: PLR2004 - more numbers than that run into each other
         ax.bar_label(bars, labels=[str(count) if count else "" for count in counts.values()], padding=2)
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
@@ -72,6 +87,8 @@ def batch_size_histogram(
         ax.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     step = -(-len(counts) // 8)
     ax.set_xticks(range(0, len(counts), step), list(counts)[::step])
+    if len("".join(list(counts)[::step])) > LETTERS:
+        ax.tick_params(axis="x", rotation=45)
     ax.set_xlim(-0.8, len(counts) - 0.2)
     ax.margins(y=0.12)
     if max_batch_size is not None:

@@ -10,7 +10,7 @@ import difflib
 import math
 from collections.abc import Collection
 
-__all__ = ["Choice", "count", "cpus", "did_you_mean", "port", "route", "seconds"]
+__all__ = ["Choice", "count", "cpus", "did_you_mean", "port", "rates", "route", "seconds", "seed"]
 
 _LARGEST_PORT = 65535
 
@@ -44,6 +44,24 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return value
+
+
+def seed(text: str) -> int:
+    """Read a whole number, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def rates(text: str) -> float | list[float]:
+    """Read a number of requests a second, or several with commas between them."""
+    try:
+        values = [float(each) for each in text.split(",")]
+    except ValueError:
+        values = [math.nan]
+    if not all(0 < value < math.inf for value in values):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate such as 200, or rates such as 50,100,200")
+    return values if len(values) > 1 else values[0]
 
 
 def seconds(text: str) -> float:

@@ -28,6 +28,10 @@ _SERVE_USAGE = """%%serve NAME [--checkpoint NAME] [--http-adapter NAME]
             [--predict-kwargs NAME] [--checkpoint-kwargs NAME]
             [--quiet] [--help]"""
 
+_PROBE_USAGE = """probe NAME [--requests N] [--concurrency N] [--rate R[,R...]] [--duration TIME]
+            [--arrivals poisson|constant] [--seed N] [--timeout-s S] [--help]"""
+_PROBE_OPTIONS = ("requests", "concurrency", "rate", "duration", "arrivals", "seed", "timeout_s")
+
 _help = argument("--help", action="store_true", help="Show this text and do nothing.")
 
 
@@ -149,7 +153,7 @@ class AirServeMagics(ServeDefaults, Magics):
 
         with shown_briefly():
             if args.warm:
-                airserve_nb.warm_up()
+                airserve_nb.warm_up(engine=self.engine, port=self.port, ingress=self.ingress or "auto")
                 return None
             return airserve_nb.overview()
 
@@ -203,7 +207,7 @@ class AirServeMagics(ServeDefaults, Magics):
         print(service.code)  # noqa: T201 - what it is for
 
     @magic_arguments("probe")
-    @kwds(usage="probe NAME [--requests N] [--concurrency N] [--help]")
+    @kwds(usage=_PROBE_USAGE)
     @argument("name", nargs="?", metavar="NAME", help="A service, or a URL.")
     @argument(
         "--requests", metavar="N", type=magic_values.count, help="How many requests to send; default 10."
@@ -214,10 +218,29 @@ class AirServeMagics(ServeDefaults, Magics):
         type=magic_values.count,
         help="How many requests are under way at once at most; default: all of them.",
     )
+    @argument(
+        "--rate",
+        metavar="R[,R...]",
+        type=magic_values.rates,
+        help="Requests a second, sent whatever becomes of those before; several are steps.",
+    )
+    @argument("--duration", metavar="TIME", help="How long to send, each rate for itself, such as 10s.")
+    @argument(
+        "--arrivals",
+        type=magic_values.Choice("poisson", "constant"),
+        help="How a rate comes; default poisson.",
+    )
+    @argument("--seed", metavar="N", type=magic_values.seed, help="Of the Poisson arrivals; default 0.")
+    @argument(
+        "--timeout-s",
+        metavar="S",
+        type=magic_values.seconds,
+        help="How long one request may take; default 30.",
+    )
     @_help
     @line_magic("probe")
     def probe_line(self, line: str) -> Any:
-        """Send requests at once and show which of them shared a batch."""
+        """Send requests, at once or as planned, and show which of them shared a batch."""
         args = magic_line.parse(type(self).probe_line, line, magic="%probe")
         if args is None:
             return None
@@ -226,8 +249,6 @@ class AirServeMagics(ServeDefaults, Magics):
         with shown_briefly():
             target = magic_line.target(args.name, self.shell.user_ns)
             options = {
-                name: getattr(args, name)
-                for name in ("requests", "concurrency")
-                if getattr(args, name) is not None
+                name: getattr(args, name) for name in _PROBE_OPTIONS if getattr(args, name) is not None
             }
             return airserve_nb.probe(target, **options)

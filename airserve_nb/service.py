@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from airserve_nb._deploy_options import check_address, check_replicas
+from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.collector import Collector
 from airserve_nb.engines.base import Host
 from airserve_nb.engines.ports import check_port
@@ -129,6 +130,11 @@ class Service:
     def batching(self) -> str:
         """How it batches, in words."""
         return self._host.settings.in_words()
+
+    @property
+    def settings(self) -> BatchSettings:
+        """The limits by which it batches."""
+        return self._host.settings
 
     @property
     def code(self) -> str | None:
@@ -274,9 +280,13 @@ class Service:
                 f"There is no version of {self.name}{now} to go back to; versions() lists those deployed here.",
                 deployment=self.name,
             )
-        self._host.swap(before.spec, overlap=self._overlap)
-        self._history.live, self.example = before, before.example
-        self._host.remember(self._history.told())
+        try:
+            self._host.swap(before.spec, overlap=self._overlap)
+        finally:
+            # Also when an interrupt came too late to stop it.
+            if self.version == before.name:
+                self._history.live, self.example = before, before.example
+                self._host.remember(self._history.told())
 
     def versions(self) -> pd.DataFrame:
         """Return one row a version that was deployed in this kernel.

@@ -19,14 +19,15 @@ NOTEBOOK = {"IPython", "ipywidgets", "anywidget", "traitlets"}
 # The pure and the server's side: neither Ray nor the notebook.
 SERVING = (
     "checkpoint.py", "_checkpoint_", "predictor.py", "predictors/", "function_predictor.py", "http_adapters.py",
-    "_adapter_", "_data.py", "encoding.py", "batching/", "telemetry.py", "logbook.py", "endpoint.py", "version.py",
+    "_adapter_", "_data.py", "encoding.py", "batching/", "telemetry.py", "logbook.py", "asgi.py", "exchange.py", "endpoint.py", "version.py",
     "truth.py", "follower.py", "history.py", "diagnosis.py", "_diagnosis_", "simulation.py", "_virtual_clock.py",
     "capacity.py", "_capacity_search.py", "service_time.py", "_model_figures.py",
-    "figures.py", "_figure_base.py", "_timeline.py", "errors.py", "links.py", "output.py", "engines/base.py", "engines/local.py",
+    "figures.py", "_figure_base.py", "_timeline.py", "_batch_strips.py", "_occupancy.py", "_latency_curve.py",
+    "_time_parts.py", "_throughput_curve.py", "_comparison_figure.py", "loadgen/", "errors.py", "links.py", "output.py", "engines/base.py", "engines/local.py",
     "engines/ports.py", "engines/memory.py", "sharing/",
 )  # fmt: skip
 MAY_IMPORT_RAY = {
-    "deployment.py", "replica.py", "engines/ray.py", "engines/ray_attach.py", "engines/ray_cluster.py", "engines/ray_host.py",
+    "deployment.py", "replica.py", "engines/ray.py", "engines/ray_attach.py", "engines/ray_calls.py", "engines/ray_cluster.py", "engines/ray_host.py",
     "engines/ray_lean.py", "engines/ray_placement.py", "engines/ray_token.py", "engines/ray_travel.py", "engines/ray_truth.py", "trainers.py",
 }  # fmt: skip
 MAY_IMPORT_NOTEBOOK = {"magics.py", "magic_", "cell.py", "cell_names.py", "display.py", "progress.py"}

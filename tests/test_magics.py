@@ -26,6 +26,7 @@ class FakeService:
         self.engine = "local"
         self.state = "running"
         self.url = f"http://127.0.0.1:8000/{name}"
+        self._host = None
 
     def statistics(self) -> None:
         raise DeployError("It doesn't answer.")
@@ -474,11 +475,15 @@ class TestOthers:
     def test_warm_starts_ray_in_the_background(
         self, shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """%serve --warm calls the function of that name, and shows nothing."""
-        calls: list[int] = []
-        monkeypatch.setattr(airserve_nb, "warm_up", lambda: calls.append(1), raising=False)
+        """%serve --warm calls the function of that name with what %config says, and shows nothing."""
+        calls: list[dict[str, Any]] = []
+        monkeypatch.setattr(airserve_nb, "warm_up", lambda **options: calls.append(options), raising=False)
         assert shell.run_line_magic("serve", "--warm") is None
-        assert calls == [1]
+        shell.run_line_magic("config", "AirServeMagics.port = 8123")
+        shell.run_line_magic("config", "AirServeMagics.ingress = 'python'")
+        assert shell.run_line_magic("serve", "--warm") is None
+        nothing_said = {"engine": None, "port": None, "ingress": "auto"}
+        assert calls == [nothing_said, {**nothing_said, "port": 8123, "ingress": "python"}]
 
     def test_serve_line_takes_no_name(self, shell: InteractiveShell) -> None:
         """Who meant the cell magic is told."""
@@ -504,6 +509,21 @@ class TestOthers:
         line = f"{target if how == 'url' else 'adder'} --requests 20 --concurrency 5"
         assert shell.run_line_magic("probe", line) == "result"
         assert seen == {"target": target, "requests": 20, "concurrency": 5}
+        seen.clear()
+        shell.run_line_magic("probe", f"{target if how == 'url' else 'adder'} --rate 20")
+        assert seen == {"target": target, "rate": 20.0}
+
+    def test_probe_plans(self, shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Every option of a load plan reaches probe as it is written."""
+        seen: dict[str, Any] = {}
+        monkeypatch.setattr(airserve_nb, "probe", lambda _, **options: seen.update(options))
+        serve(shell, "adder")
+        shell.run_line_magic(
+            "probe", "adder --rate 50,100 --duration 2s --arrivals constant --seed 3 --timeout-s 5"
+        )
+        assert seen == {
+            "rate": [50.0, 100.0], "duration": "2s", "arrivals": "constant", "seed": 3, "timeout_s": 5.0,
+        }  # fmt: skip
 
     @pytest.mark.parametrize(
         ("line", "words"),
@@ -513,6 +533,10 @@ class TestOthers:
             ("x", "'x' is a int, and %probe needs a service"),
             ("adder --requests 0", "whole number of at least 1"),
             ("adder --request 3", r"did you mean --requests\?"),
+            ("adder --rate 0", "'0' is not a rate such as 200"),
+            ("adder --rate 5,many", "'5,many' is not a rate"),
+            ("adder --seed -1", "whole number of at least 0"),
+            ("adder --arrivals poison", r"did you mean poisson\?"),
         ],
     )
     def test_probe_refusals(self, shell: InteractiveShell, line: str, words: str) -> None:

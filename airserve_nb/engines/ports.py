@@ -7,7 +7,7 @@ import socket
 
 from airserve_nb.errors import DeployError, OptionError
 
-__all__ = ["FIRST_PORT", "check_port", "free_port_near", "free_ports", "listen_near"]
+__all__ = ["FIRST_PORT", "check_port", "free_port_near", "free_ports", "listen", "listen_near"]
 
 FIRST_PORT = 8000
 TRIES = 100
@@ -32,22 +32,29 @@ def listen_near(port: int | None) -> socket.socket:
     """
     check_port(port)
     for candidate in [port] if port is not None else range(FIRST_PORT, FIRST_PORT + TRIES):
-        # Named protocol: asyncio turns Nagle's delay off for no other socket, which costs 40 ms an answer.
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        # A port whose last connections still linger is free; a port that somebody listens on is not.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", candidate))
-            listener.listen(2048)
-        except OSError as error:
-            listener.close()
-            if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
-                raise
-        else:
+        listener = listen("127.0.0.1", candidate)
+        if listener is not None:
             return listener
     if port is not None:
         raise DeployError(f"Port {port} is taken; choose another, or leave it out for the next free one.")
     raise DeployError(f"Ports {FIRST_PORT} to {FIRST_PORT + TRIES - 1} are all taken; choose one with port=.")
+
+
+def listen(host: str, port: int) -> socket.socket | None:
+    """Return a socket that listens there; None when the port is taken."""
+    # Named protocol: asyncio turns Nagle's delay off for no other socket, which costs 40 ms an answer.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    # A port whose last connections still linger is free; a port that somebody listens on is not.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
+            raise
+        return None
+    return listener
 
 
 def free_port_near(port: int | None) -> int:

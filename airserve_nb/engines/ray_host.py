@@ -6,32 +6,29 @@ import json
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 from ray import serve
 from ray.serve._private.common import DeploymentID, ReplicaState
 from ray.serve._private.exceptions import ExternalScalerDisabledError
 from ray.serve.context import _get_global_client
-from ray.serve.exceptions import DeploymentUnavailableError
 
 from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.engines import ray_attach, ray_cluster, ray_luggage
-from airserve_nb.engines.ray_placement import refuse_what_has_no_room
+from airserve_nb.engines.ray_calls import broadcast, called_outside_loop, unwrapped
+from airserve_nb.engines.ray_placement import Waiting, refuse_what_has_no_room
 from airserve_nb.engines.ray_travel import pickled
-from airserve_nb.engines.ray_truth import TruthActor, home_at
+from airserve_nb.engines.ray_truth import home_at
 from airserve_nb.errors import DeployError
 from airserve_nb.replica import Failure, unpack
 from airserve_nb.telemetry import Cursor, Page
 from airserve_nb.truth import Truth, TruthAwayError, TruthHome
 from airserve_nb.version import KeptVersion, VersionSpec
 
-__all__ = ["RayHost", "called_outside_loop"]
-
-T = TypeVar("T")
+__all__ = ["RayHost"]
 
 CALL_TIMEOUT_S = 30.0
 # After the truth is confirmed a replica only has to switch. One that does not answer is being replaced, and its
@@ -93,7 +90,7 @@ class RayHost:
 
     def predict(self, value: Any) -> Any:
         """Predict on a model input on one replica; blocks."""
-        return called_outside_loop(lambda: _unwrapped(lambda: self._handle.predict.remote(value).result()))
+        return called_outside_loop(lambda: unwrapped(lambda: self._handle.predict.remote(value).result()))
 
     def pages(self, cursors: Mapping[str, Cursor]) -> list[tuple[str, Page]]:
         """Return every live replica's name and its records since its cursor; blocks."""
@@ -110,7 +107,7 @@ class RayHost:
         if self.application in serve.status().applications:
             with ray_cluster.quiet_logs():
                 called_outside_loop(serve.delete, self.application)
-        if isinstance(self._home, TruthActor):
+        if self._home is not None:
             self._home.end()
 
     # -- changing what runs ---------------------------------------------------------------------
@@ -186,8 +183,10 @@ class RayHost:
         self._payloads[version] = payload
         for oldest in list(self._payloads)[:-KEPT_PAYLOADS]:
             del self._payloads[oldest]
-        # A replica that is just starting may still be reading the one before.
-        home.forget_all_but({*self._payloads.values(), *([] if before is None else [before.payload])})
+        # The new version is confirmed already: what is too much on a disk must not make the swap fail.
+        with suppress(TruthAwayError):
+            # A replica that is just starting may still be reading the one before.
+            home.forget_all_but({*self._payloads.values(), *([] if before is None else [before.payload])})
 
     def remember(self, told: list[dict[str, Any]]) -> None:
         """Keep what is told of the versions beside the truth; a courtesy to a later kernel, so it never fails."""
@@ -235,26 +234,37 @@ class RayHost:
             When there is no room for them, or the deployment was not made to be scaled.
         """
         refuse_what_has_no_room(self.name, num_replicas - self.replicas, self.num_cpus)
+        self._ask_for_replicas(num_replicas)
+        try:
+            self._wait_for_replicas(num_replicas)
+        except BaseException:
+            # An interrupt, too. Serve would go on waiting for what does not come.
+            with suppress(Exception):
+                self._ask_for_replicas(self.replicas)
+            raise
+        self.replicas = num_replicas
+
+    def _ask_for_replicas(self, count: int) -> None:
         # No public call scales without a restart except over Ray's dashboard, which does not run here.
         controller = _get_global_client()._controller  # noqa: SLF001 - see above
         deployment = DeploymentID(name=self._handle.deployment_name, app_name=self.application)
         try:
             called_outside_loop(
-                _unwrapped,
-                lambda: ray.get(controller.update_deployment_replicas.remote(deployment, num_replicas)),
+                unwrapped, lambda: ray.get(controller.update_deployment_replicas.remote(deployment, count))
             )
         except ExternalScalerDisabledError:
             raise DeployError(
                 f"{self.name} was not deployed by this package, so it is scaled where it was: set num_replicas there.",
                 deployment=self.name,
             ) from None
-        self.replicas = num_replicas
+
+    def _wait_for_replicas(self, count: int) -> None:
         deadline = time.monotonic() + SCALE_PATIENCE_S
-        while self._replica_states() != {ReplicaState.RUNNING: num_replicas}:
-            if time.monotonic() > deadline:
+        waiting = Waiting({"CPU": self.num_cpus})
+        while self._replica_states() != {ReplicaState.RUNNING: count}:
+            if time.monotonic() > deadline or waiting.is_certain():
                 raise DeployError(
-                    f"{self.name} does not have {num_replicas} replicas after {SCALE_PATIENCE_S:g} s; Ray's free "
-                    f"resources are {ray.available_resources()}.",
+                    f"{self.name} can't have {count} replicas: {waiting.in_words()}; it keeps {self.replicas}.",
                     deployment=self.name,
                 )
             time.sleep(POLL_S)
@@ -324,20 +334,7 @@ class RayHost:
         )
 
     def _broadcast(self, method: str, *args: Any, timeout_s: float | None = CALL_TIMEOUT_S) -> list[Any]:
-        """Call a method on every live replica; one that dies meanwhile counts for nothing: it is being replaced."""
-
-        def call() -> list[Any]:
-            try:
-                response = self._handle.broadcast(method, *args)
-                return list(response.results(timeout_s=timeout_s, return_exceptions=True))
-            except DeploymentUnavailableError:
-                return []
-
-        answers = [answer for answer in called_outside_loop(call) if not _is_of_a_dead_replica(answer)]
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise _own_error(answer)
-        return answers
+        return broadcast(self._handle, method, *args, timeout_s=timeout_s)
 
     def _unpacked(self, method: str, argument: Any) -> list[tuple[str, Any]]:
         return [(replica, unpack(package)) for replica, package in self._broadcast(method, argument)]
@@ -346,38 +343,3 @@ class RayHost:
 def _home_of(described: Mapping[str, Any]) -> TruthHome | None:
     where = described["truth"]
     return None if where is None else home_at(where)
-
-
-def called_outside_loop(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call in a thread: a notebook's cells run inside an event loop, where Serve refuses blocking calls.
-
-    An interrupt ends the wait, not the call.
-    """
-    done: Future[T] = Future()
-
-    def call() -> None:
-        try:
-            done.set_result(function(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
-            done.set_exception(error)
-
-    threading.Thread(target=call, name="airserve-call", daemon=True).start()
-    return done.result()
-
-
-def _is_of_a_dead_replica(answer: Any) -> bool:
-    # A task's error is the replica's own; Ray's other errors are about the replica.
-    return isinstance(answer, ray.exceptions.RayError) and not isinstance(answer, ray.exceptions.RayTaskError)
-
-
-def _unwrapped(call: Callable[[], T]) -> T:
-    """Raise the replica's own error rather than Ray's wrapping of it."""
-    try:
-        return call()
-    except ray.exceptions.RayTaskError as error:
-        raise _own_error(error) from None
-
-
-def _own_error(error: BaseException) -> BaseException:
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, Exception) else error

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import io
+import os
 import shutil
 import socket
 import threading
@@ -56,7 +57,12 @@ def home_at(where: str) -> TruthHome:
 
 def owner() -> str:
     """Return who deploys from here, as in ``ada@host``."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        # In containers users often have a number only.
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def start_keeper(application: str) -> str:
@@ -275,7 +281,7 @@ class TruthActor:
         self._call("note", text)
 
     def forget_editions_before(self) -> None:
-        """Delete the other editions: the processes that needed them are no more."""
+        """Delete the other editions."""
         self._call("forget_editions_but")
 
     def end(self) -> None:

@@ -30,6 +30,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from airserve_nb.engines.ports import listen
 from airserve_nb.sharing.plan import OUTSIDE_HEADER, SharePlan, hashed
 from airserve_nb.sharing.rate import RateLimit
 
@@ -200,16 +201,8 @@ async def _serve(plan: SharePlan, lines: Iterable[bytes]) -> None:
 
 def _listen(plan: SharePlan) -> socket.socket:
     for port in plan.ports:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((plan.host, port))
-            listener.listen(1024)
-        except OSError as error:
-            listener.close()
-            if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
-                raise
-        else:
+        listener = listen(plan.host, port)
+        if listener is not None:
             return listener
     raise OSError(errno.EADDRINUSE, f"port {plan.ports[0]} is taken")
 
@@ -221,12 +214,12 @@ async def _until_told_to_end(proxy: Proxy, lines: Iterable[bytes]) -> None:
         proxy.aim_at(target)
         _say(target=target)
 
-    def listen() -> None:
+    def read() -> None:
         for line in lines:
             loop.call_soon_threadsafe(aim_at, json.loads(line)["target"])
         loop.call_soon_threadsafe(ended.set)
 
-    threading.Thread(target=listen, daemon=True).start()
+    threading.Thread(target=read, daemon=True).start()
     # A child that the kernel forked may hold the input open beyond the kernel's end.
     while not ended.is_set() and os.getppid() == parent:
         try:

@@ -66,8 +66,9 @@ class Kernel:
 
     def read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, self.process.stderr.read() if self.process.stderr else ""
+        while not (line := self.process.stdout.readline()).startswith("{"):
+            # Ray tells of a controller that it ended, when another kernel was faster to take a port.
+            assert line.startswith("(raylet)"), self.process.stderr.read() if self.process.stderr else ""
         told: dict[str, Any] = json.loads(line)
         return told
 

@@ -50,7 +50,6 @@ def named_actors() -> set[str]:
 @pytest.fixture
 def home(ray_cluster: str, eventually: Any) -> Iterator[Any]:
     """Return a home of a keeper of its own; at the end, proof that keeper and files are gone."""
-    from airserve_nb.engines import ray_cluster as cluster
     from airserve_nb.engines import ray_truth
 
     assert ray_truth.start_keeper("kept") == ray_truth.owner()
@@ -59,19 +58,18 @@ def home(ray_cluster: str, eventually: Any) -> Iterator[Any]:
     home.end()
     home.end()
     eventually(lambda: not keepers(), "the keeper ends")
-    folder = cluster.temporary_folder()
-    assert folder is not None
-    assert not list(folder.glob("*/airserve/kept/*"))
+    assert not kept_folders()
     assert ray_truth.owner_of("kept") is None
 
 
-def kept_folder() -> Path:
+def kept_folders() -> set[Path]:
     from airserve_nb.engines import ray_cluster as cluster
 
-    session = cluster.temporary_folder()
-    assert session is not None
-    (folder,) = {path.resolve() for path in session.glob("session_*/airserve/kept")}
-    return folder
+    folder = cluster.temporary_folder()
+    assert folder is not None
+    sessions = list(folder.glob("r/session_*"))
+    assert sessions, "Ray keeps its sessions elsewhere"
+    return {path.resolve() for session in sessions for path in session.glob("airserve/kept")}
 
 
 def kill_keeper() -> None:
@@ -137,7 +135,8 @@ def test_a_killed_keeper_forgets_nothing(home: Any) -> None:
 def test_what_was_lost_is_said(home: Any) -> None:
     """A keeper that is started without its files does not say that there never was a version; a new one mends it."""
     exercise(home)
-    shutil.rmtree(kept_folder())
+    (folder,) = kept_folders()
+    shutil.rmtree(folder)
     kill_keeper()
     for _ in range(2):
         with pytest.raises(TruthAwayError, match=r"kept were lost .* deploy it again"):
@@ -167,3 +166,15 @@ def test_it_ends_with_the_application(
         ray_truth.TruthActor("kept", "first").end()
         service.stop()
     eventually(lambda: not keepers(), "both keepers end")
+
+
+def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container that gives its user a number only, the number says who deploys."""
+
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 1000680000")
+
+    from airserve_nb.engines.ray_truth import owner
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert owner().startswith(f"{os.getuid()}@")

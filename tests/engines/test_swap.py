@@ -16,6 +16,7 @@ import pytest
 import requests
 
 from airserve_nb import DeployError, OptionError, Predictor, Service, deploy
+from airserve_nb.truth import TruthAwayError
 
 SENDERS = 4
 
@@ -160,11 +161,8 @@ def test_an_interrupt_leaves_the_old_version(serve_on: Any, eventually: Any, tmp
     assert service.request({"array": [1]}).json() == [3.0]
 
 
-def test_an_interrupt_that_comes_too_late_says_so(
-    serve_on: Any, engine: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Interrupted when the new version serves already, the service knows it, and so does its user."""
-    service = serve_on(constant(1), name="late")
+def interrupt_when_it_serves(service: Service, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every change of a service be interrupted at the moment when it is too late."""
     host = type(service._host)
     what_comes_after = "_call" if engine == "local" else "_tell"
     original = getattr(host, what_comes_after)
@@ -174,6 +172,14 @@ def test_an_interrupt_that_comes_too_late_says_so(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(host, what_comes_after, interrupted)
+
+
+def test_an_interrupt_that_comes_too_late_says_so(
+    serve_on: Any, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted when the new version serves already, the service knows it, and so does its user."""
+    service = serve_on(constant(1), name="late")
+    interrupt_when_it_serves(service, engine, monkeypatch)
     with pytest.raises(KeyboardInterrupt) as raised:
         serve_on(constant(2), name="late", example=5)
     monkeypatch.undo()
@@ -183,6 +189,22 @@ def test_an_interrupt_that_comes_too_late_says_so(
     assert service.example == 5
     service.rollback()
     assert service.request({"array": [1]}).json() == [1.0]
+
+
+def test_a_rollback_that_is_interrupted_too_late_is_one(
+    serve_on: Any, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What serves after the interrupt is what the service calls live, and what it goes back from."""
+    service = serve_on(constant(1), name="back_late", code="first", example=1)
+    serve_on(constant(2), name="back_late", code="second", example=2)
+    interrupt_when_it_serves(service, engine, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        service.rollback()
+    monkeypatch.undo()
+    assert service.request({"array": [1]}).json() == [1.0]
+    assert (service.code, service.example) == ("first", 1)
+    with pytest.raises(DeployError, match="to go back to"):
+        service.rollback()
 
 
 def lonely(value: float, *, fails: bool = False) -> type[Predictor]:
@@ -375,6 +397,25 @@ def test_a_version_keeps_the_globals_that_it_was_deployed_with(ray_cluster: str)
 
 
 @pytest.mark.ray
+def test_what_is_confirmed_serves_whatever_comes_after(
+    ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the old versions can't be deleted any more, the swap has succeeded all the same."""
+    service = deploy(constant(1), name="confirmed")
+
+    def away(*_args: Any) -> None:
+        raise TruthAwayError("away")
+
+    try:
+        monkeypatch.setattr(type(service._host._home), "forget_all_but", away)  # type: ignore[attr-defined]  # a RayHost's
+        deploy(constant(2), name="confirmed")
+        assert service.request({"array": [1]}).json() == [2.0]
+        assert service.versions()["live"].tolist() == [False, True]
+    finally:
+        service.stop()
+
+
+@pytest.mark.ray
 def test_scaling(ray_cluster: str) -> None:
     """Replicas come and go while the others serve on; new ones serve the newest version. Too many are refused."""
     service = deploy(constant(1), name="scaled")
@@ -403,6 +444,20 @@ def test_scaling(ray_cluster: str) -> None:
         service.stop()
 
 
+@pytest.mark.ray
+def test_what_does_not_come_is_not_waited_for(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When others were faster to take the room, scaling says so, and neither it nor Serve goes on waiting."""
+    monkeypatch.setattr("airserve_nb.engines.ray_host.refuse_what_has_no_room", lambda *_: None)
+    service = deploy(constant(1), name="crowded", num_cpus=3)
+    try:
+        with pytest.raises(DeployError, match=r"each replica needs 3 CPU, .* it keeps 1"):
+            service.scale(2)
+        assert service.replicas == Service.connect("crowded").replicas == 1
+        assert service.request({"array": [1]}).json() == [1.0]
+    finally:
+        service.stop()
+
+
 def pids_of(replicas: list[dict[str, Any]]) -> set[int]:
     return {each["pid"] for each in replicas}
 
@@ -421,8 +476,11 @@ def test_other_resources_take_a_rolling_update(ray_cluster: str, eventually: Any
             eventually(lambda: load.answers[-1][3] == 2.0, "the new one answers")
         assert {status for _, status, _, _ in load.answers} == {200}
         assert service.request({"array": [1]}).json() == [2.0]
+        kept = Path(after["truth"])
+        assert list(kept.parent.iterdir()) == [kept], "the old processes' models are still on the disk"
     finally:
         service.stop()
+    assert not kept.parent.exists()
 
 
 @pytest.mark.ray

@@ -120,14 +120,15 @@ class Commands:
         }
 
     def _probe(self, payload: Any, requests: Any, concurrency: Any) -> dict[str, Any]:
-        from airserve_nb.loadgen.run import probe
+        from airserve_nb.loadgen.run import start_probe
 
         if isinstance(requests, int) and requests > MOST_PROBED:
             raise ProbeError(f"requests is {requests}; from here at most {MOST_PROBED} can be sent.")
         value = None if not str(payload).strip() else _payload(payload)
         # A body that is a list is one body.
         body = value if value is None or is_request(value) else {"json": value}
-        result = probe(self._service, body, requests=requests, concurrency=concurrency)
+        # Not probe(): its progress would be shown in whichever cell ran last.
+        result = start_probe(self._service, body, requests=requests, concurrency=concurrency).result()
         return {"text": str(result.summary()), "label": repr(result), "buffers": [_png(result)]}
 
 

@@ -31,6 +31,7 @@ from airserve_nb.errors import (
     ProbeError,
     QueueFullError,
     RequestError,
+    SloMissedError,
 )
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from airserve_nb.deployment import PredictorDeployment
     from airserve_nb.diagnosis import Diagnosis, diagnose
     from airserve_nb.loadgen.result import ProbeResult
-    from airserve_nb.loadgen.run import probe
+    from airserve_nb.loadgen.run import probe, probe_async, start_probe
     from airserve_nb.predictor import Predictor
     from airserve_nb.predictors.xgboost import XGBoostCheckpoint, XGBoostPredictor
     from airserve_nb.service import Service
@@ -74,6 +75,7 @@ __all__ = [
     "Service",
     "ServiceTime",
     "Simulation",
+    "SloMissedError",
     "XGBoostCheckpoint",
     "XGBoostPredictor",
     "XGBoostTrainer",
@@ -85,8 +87,10 @@ __all__ = [
     "overview",
     "plan_capacity",
     "probe",
+    "probe_async",
     "services",
     "simulate",
+    "start_probe",
     "stop",
     "unload_ipython_extension",
     "warm_up",
@@ -117,7 +121,9 @@ _HOMES = {
     "overview": "airserve_nb.applications",
     "plan_capacity": "airserve_nb.capacity",
     "probe": "airserve_nb.loadgen.run",
+    "probe_async": "airserve_nb.loadgen.run",
     "services": "airserve_nb.deploying",
+    "start_probe": "airserve_nb.loadgen.run",
     "simulate": "airserve_nb.simulation",
     "stop": "airserve_nb.deploying",
     "warm_up": "airserve_nb.warming",

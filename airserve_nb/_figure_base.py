@@ -1,4 +1,8 @@
-"""What all pictures share: a figure that notebooks show without pyplot, and plain axes."""
+"""What all pictures share: a figure that notebooks show without pyplot, plain axes, and one colour for one thing.
+
+The colours are those of Okabe and Ito's palette that are told apart on white in every kind of colour blindness;
+they differ in lightness too, so that they are told apart in grey print.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,17 @@ import io
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["PortableFigure", "axes_or_new", "strip_down"]
+__all__ = ["COLORS", "FAILED", "PortableFigure", "axes_or_new", "strip_down"]
+
+FAILED = "#B3261E"
+COLORS = {
+    "predicting": "#0072B2",
+    "waiting": "#A6A6A6",
+    "overhead": "#E4E4E4",
+    "not yet sent": "#E69F00",
+    "under way": "#8FB8D4",
+}
+"""Where a request is, and how that is drawn, in every picture."""
 
 
 class PortableFigure(Figure):
@@ -21,7 +35,7 @@ class PortableFigure(Figure):
 
 def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
     """Return ``ax``, or the axes of a new figure of this size in inches."""
-    return ax if ax is not None else PortableFigure(figsize=size, layout="constrained").subplots()
+    return ax if ax is not None else PortableFigure(figsize=size, dpi=150, layout="constrained").subplots()
 
 
 def strip_down(ax: Axes) -> None:

@@ -2,15 +2,16 @@
 
 One bar a request, grey while it waits, in its batch's colour while the model predicts it. The members of a batch
 share one call of predict, so their coloured parts stand exactly below each other, and a strip with the batch's
-size and release reason holds them together. The colours are those of Okabe and Ito's palette that are told apart
-on white in every kind of colour blindness; neighbouring batches differ in lightness too.
+size and release reason holds them together. Neighbouring batches differ in lightness too.
+
+A bar that is thinner than a hair tells nothing, as of a probe that goes on for a minute. Then the picture shows how
+many requests were where, over time.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -22,22 +23,24 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
-from matplotlib.transforms import blended_transform_factory
 
-from airserve_nb._figure_base import axes_or_new, strip_down
+from airserve_nb._batch_strips import Group, draw_strips, groups_of
+from airserve_nb._figure_base import COLORS, FAILED, axes_or_new, strip_down
+from airserve_nb._occupancy import draw_occupancy
 
 __all__ = ["timeline"]
 
-BATCH_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
-WAITING = "#A6A6A6"
-OTHER = "#E4E4E4"
-UNKNOWN = "#8FB8D4"
-FAILED = "#B3261E"
+WAITING, OTHER, UNKNOWN = COLORS["waiting"], COLORS["overhead"], COLORS["under way"]
 
 FEWEST_ROWS = 4
 """The picture has room for so many bars at least: a lone one would be a wall."""
 DENSE = 60
 """From so many requests on, bars touch: gaps would eat them."""
+MOST_BARS = 5_000
+LEAST_SHARE = 0.005
+"""What is less rounds to 0 %."""
+THINNEST = 0.015
+"""Of the picture's width: what is shorter is no bar any more."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -69,22 +72,75 @@ def timeline(requests: pd.DataFrame, batches: pd.DataFrame, ax: Axes | None = No
     )
     rows["done"] = rows["done"].fillna(end)  # stopped while under way: open to the end
     scale, unit = (1.0, "s") if end >= 10 else (1000.0, "ms")  # noqa: PLR2004 - 10,000 ms is hard to read
-    groups = _groups(rows, batches)
-    _draw_bars(ax, rows, groups, scale)
-    _draw_failures(ax, rows, scale)
     strip_down(ax)
     ax.set_title(_timeline_title(requests, batches), loc="left", pad=26)
     ax.set_xlabel(f"time since the probe started ({unit})")
+    ax.set_xlim(0, end * scale * 1.01 or 1)
+    if is_dense(requests):
+        _draw_dense(ax, rows, batches, end, scale)
+    else:
+        _draw_each(ax, rows, batches, scale)
+    return ax
+
+
+def is_dense(requests: pd.DataFrame) -> bool:
+    """Return whether single requests would be too thin to see, so that the timeline shows how many there were."""
+    sent = requests.dropna(subset=["sent"])
+    if len(sent) <= DENSE:
+        return False
+    typical = float((sent["done"] - sent["sent"]).median())
+    span = float(sent["done"].max() - sent["sent"].min())
+    return len(sent) > MOST_BARS or typical < THINNEST * span
+
+
+def _draw_each(ax: Axes, rows: pd.DataFrame, batches: pd.DataFrame, scale: float) -> None:
+    """Draw one bar a request."""
+    groups = groups_of(rows, batches)
+    _draw_bars(ax, rows, groups, scale)
+    _draw_failures(ax, rows, rows.index.to_numpy(float) + 1, scale)
     ax.set_ylabel("requests, by batch" if groups else "requests, as sent")
     ax.set_ylim(max(len(rows), FEWEST_ROWS) + 0.6, 0.4)
-    ax.set_xlim(0, end * scale * 1.01 or 1)
     few = len(rows) <= 12  # noqa: PLR2004 - more numbers than that stand too close
     ax.yaxis.set_major_locator(
         FixedLocator(range(1, len(rows) + 1)) if few else MaxNLocator(8, integer=True, steps=[1, 2, 5, 10])
     )
-    _draw_strips(ax, groups)
-    _legend(ax, rows, groups)
-    return ax
+    draw_strips(ax, groups)
+    _legend(ax, rows, _parts_of_bars(rows, groups))
+
+
+def _draw_dense(ax: Axes, rows: pd.DataFrame, batches: pd.DataFrame, end: float, scale: float) -> None:
+    """Draw how many requests were where."""
+    start = rows["batch_id"].map(batches.set_index("batch_id")["released"]) if len(batches) else np.nan
+    planned = rows["planned"] if "planned" in rows else rows["sent"]
+    shown = draw_occupancy(ax, rows.assign(start=start, planned=planned), end, scale)
+    _draw_failures(ax, rows, np.zeros(len(rows)), scale)
+    ax.set_ylabel("requests under way")
+    ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _tell_reasons(ax, batches)
+    words = {"predicting": "predicting (the running batch)"}
+    _legend(ax, rows, [(Patch(color=color), words.get(name, name)) for name, color in shown])
+
+
+def _tell_reasons(ax: Axes, batches: pd.DataFrame) -> None:
+    """Say, at the upper right, how many batches were released for which reason."""
+    reasons = batches["release_reason"].dropna().value_counts(normalize=True)
+    if reasons.empty:
+        return
+    shares = [
+        f"{str(reason).replace('_', ' ')} {share:.0%}"
+        for reason, share in reasons.items()
+        if share >= LEAST_SHARE
+    ]
+    text = "released: " + " · ".join(shares)
+    ax.annotate(
+        text,
+        (1, 1),
+        xycoords="axes fraction",
+        xytext=(0, 29),
+        textcoords="offset points",
+        ha="right",
+        fontsize="small",
+    )
 
 
 def _ordered(requests: pd.DataFrame, batches: pd.DataFrame) -> pd.DataFrame:
@@ -100,44 +156,7 @@ def _ordered(requests: pd.DataFrame, batches: pd.DataFrame) -> pd.DataFrame:
     return keyed.sort_values(["_start", "batch_id", "sent"], kind="stable", ignore_index=True)
 
 
-@dataclass(frozen=True)
-class _Group:
-    """The bars of one batch."""
-
-    rows: npt.NDArray[np.int64]
-    """Their places in the picture, ascending, from 0."""
-    start: float
-    """When predict began, in seconds."""
-    predict_s: float
-    color: str
-    label: str
-
-    def runs(self) -> Iterator[tuple[int, int]]:
-        """Yield first and last place of each stretch of neighbouring bars."""
-        for run in np.split(self.rows, np.flatnonzero(np.diff(self.rows) > 1) + 1):
-            yield int(run[0]), int(run[-1])
-
-
-def _groups(rows: pd.DataFrame, batches: pd.DataFrame) -> list[_Group]:
-    places = rows.groupby("batch_id", sort=False).indices
-    groups = []
-    for number, batch in enumerate(batches.sort_values("released", kind="stable").to_dict("records")):
-        if batch["batch_id"] in places:
-            reason = batch["release_reason"]
-            label = f"batch of {batch['batch_size']}"
-            groups.append(
-                _Group(
-                    rows=np.sort(places[batch["batch_id"]]),
-                    start=batch["released"],
-                    predict_s=batch["predict_ms"] / 1000,
-                    color=BATCH_COLORS[number % len(BATCH_COLORS)],
-                    label=f"{label} · {reason.replace('_', ' ')}" if isinstance(reason, str) else label,
-                )
-            )
-    return groups
-
-
-def _draw_bars(ax: Axes, rows: pd.DataFrame, groups: Iterable[_Group], scale: float) -> None:
+def _draw_bars(ax: Axes, rows: pd.DataFrame, groups: Iterable[Group], scale: float) -> None:
     """Draw, for each request: the whole bar, what it waited, what it was predicted."""
     half = 0.5 if len(rows) >= DENSE else 0.39
     sent, done = rows["sent"].to_numpy(float), rows["done"].to_numpy(float)
@@ -174,15 +193,15 @@ def _bars(
     ax.add_collection(PolyCollection(vertices, facecolors=color, edgecolors="none", antialiased=half < 0.5))  # noqa: PLR2004
 
 
-def _draw_failures(ax: Axes, rows: pd.DataFrame, scale: float) -> None:
-    """Put a cross at the end of every bar without a successful answer."""
-    failed = rows[rows["outcome"] != "ok"]
-    if failed.empty:  # an unclipped line without points would count as one at the picture's corner
+def _draw_failures(ax: Axes, rows: pd.DataFrame, places: Floats, scale: float) -> None:
+    """Put a cross where every request without a successful answer ended."""
+    failed = (rows["outcome"] != "ok").to_numpy(bool)
+    if not failed.any():  # an unclipped line without points would count as one at the picture's corner
         return
     size = 6 if len(rows) < DENSE else 4
     ax.plot(
-        failed["done"] * scale,
-        failed.index + 1,
+        rows["done"].to_numpy(float)[failed] * scale,
+        places[failed],
         "x",
         color=FAILED,
         markersize=size,
@@ -191,60 +210,19 @@ def _draw_failures(ax: Axes, rows: pd.DataFrame, scale: float) -> None:
     )
 
 
-def _draw_strips(ax: Axes, groups: list[_Group]) -> None:
-    """Hold each batch together by a strip at the right edge; label them where there is room to name most."""
-    across = blended_transform_factory(ax.transAxes, ax.transData)
-    room = _rows_a_line(ax)
-    labels: list[tuple[float, str]] = []
-    for group in groups:
-        runs = list(group.runs())
-        for first, last in runs:
-            y = [first + 0.62, last + 1.38]
-            ax.plot(
-                [1.012] * 2,
-                y,
-                color=group.color,
-                lw=3,
-                solid_capstyle="butt",
-                transform=across,
-                clip_on=False,
-            )
-        first, last = max(runs, key=_length)
-        middle = (first + last) / 2 + 1
-        if not labels or middle - labels[-1][0] >= room:
-            labels.append((middle, group.label))
-    if 2 * len(labels) < len(groups):
-        return  # a choice of a few among many would only look like the truth
-    for middle, label in labels:
-        ax.text(1.026, middle, label, transform=across, va="center", ha="left", fontsize="small")
-
-
-def _length(run: tuple[int, int]) -> int:
-    return run[1] - run[0]
-
-
-def _rows_a_line(ax: Axes) -> float:
-    """Return how many bars are as high as a line of small text, by the size of the figure."""
-    figure = ax.get_figure(root=True)
-    height_pt = (
-        (figure.get_figheight() if figure is not None else 4.0) * 72 * 0.7
-    )  # titles and labels take the rest
-    low, high = ax.get_ylim()
-    return abs(high - low) / height_pt * 13
-
-
-def _legend(ax: Axes, rows: pd.DataFrame, groups: list[_Group]) -> None:
-    """Name the parts of a bar that are there, above the picture."""
-    entries: list[tuple[Any, str]] = []
+def _parts_of_bars(rows: pd.DataFrame, groups: list[Group]) -> list[tuple[Any, str]]:
     if groups:
         colors = list(dict.fromkeys(group.color for group in groups))[:3]
-        entries = [
+        return [
             (Patch(color=WAITING), "waiting"),
             (tuple(Patch(color=color) for color in colors), "predicting (a colour a batch)"),
             (Patch(color=OTHER), "overhead"),
         ]
-    elif (rows["outcome"] == "ok").any():
-        entries = [(Patch(color=UNKNOWN), "answered")]
+    return [(Patch(color=UNKNOWN), "answered")] if (rows["outcome"] == "ok").any() else []
+
+
+def _legend(ax: Axes, rows: pd.DataFrame, entries: list[tuple[Any, str]]) -> None:
+    """Name the parts that are there, above the picture."""
     if (rows["outcome"] != "ok").any():
         entries.append(
             (Line2D([], [], color=FAILED, marker="x", linestyle="none", markeredgewidth=1.5), "failed")

@@ -9,6 +9,7 @@
     ├── DeployError          (RuntimeError)  a deployment can't be made, found or reached
     ├── CellError            (RuntimeError)  a %%serve cell does not define what it should
     ├── ProbeError           (RuntimeError)  a probe can't be planned or run
+    ├── SloMissedError       (AssertionError) a probe's figures miss an objective
     ├── FitError             (ValueError)    what was measured does not allow the conclusion
     └── RequestError                         one request is answered with an error; has ``.status``
         ├── BadInputError    (ValueError)    4xx: the request is not what the adapter takes
@@ -37,6 +38,7 @@ __all__ = [
     "ProbeError",
     "QueueFullError",
     "RequestError",
+    "SloMissedError",
 ]
 
 
@@ -95,6 +97,10 @@ class CellError(AirServeError, RuntimeError):
 
 class ProbeError(AirServeError, RuntimeError):
     """A probe can't be planned or run."""
+
+
+class SloMissedError(AirServeError, AssertionError):
+    """A probe's figures miss an objective that ``assert_slo`` was given."""
 
 
 class FitError(AirServeError, ValueError):

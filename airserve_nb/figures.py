@@ -12,10 +12,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from airserve_nb._comparison_figure import compare_figure
 from airserve_nb._figure_base import PortableFigure, axes_or_new, strip_down
-from airserve_nb._timeline import timeline
+from airserve_nb._latency_curve import latency_curve
+from airserve_nb._throughput_curve import throughput_curve
+from airserve_nb._time_parts import time_parts
+from airserve_nb._timeline import is_dense, timeline
 
-__all__ = ["batch_size_histogram", "probe_figure", "timeline"]
+__all__ = [
+    "batch_size_histogram",
+    "compare_figure",
+    "latency_curve",
+    "probe_figure",
+    "throughput_curve",
+    "time_parts",
+    "timeline",
+]
 
 EXACT_SIZES = 32
 """Up to this size each batch size has a bar of its own; beyond, a bar holds a power of two of them."""
@@ -32,7 +44,7 @@ def probe_figure(requests: pd.DataFrame, batches: pd.DataFrame) -> Figure:
     requests, batches
         As in ``ProbeResult``.
     """
-    height = float(np.clip(1.5 + 0.18 * len(requests), 2.6, 5.4))
+    height = 3.4 if is_dense(requests) else float(np.clip(1.5 + 0.18 * len(requests), 2.6, 5.4))
     if batches.empty:
         figure = PortableFigure(figsize=(8, height), dpi=SHARP_DPI, layout="constrained")
         timeline(requests, batches, ax=figure.subplots())

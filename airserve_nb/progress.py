@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, Self
 
-__all__ = ["Progress"]
+__all__ = ["LiveLine", "Progress"]
 
 QUIET_S = 1.0  # nobody wonders earlier
 TICK_S = 0.5  # the line counts whole seconds: often enough for none to be skipped
@@ -115,6 +115,39 @@ class Progress:
             if text != shown:
                 display.show(text)
                 shown = text
+
+
+class LiveLine:
+    """A line that the thread which does the work brings up to date itself. Outside a notebook there is none.
+
+    Parameters
+    ----------
+    quiet_s
+        Seconds without a line.
+    clock
+        Where the time is read.
+    """
+
+    def __init__(self, *, quiet_s: float = QUIET_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._quiet_s = quiet_s
+        self._clock = clock
+        self._began = clock()
+        self._display: _Display | None = None
+
+    def show(self, text: str) -> None:
+        """Show ``text`` instead of what is there; nothing while it is early."""
+        if self._clock() - self._began < self._quiet_s:
+            return
+        if self._display is None:
+            self._display = _display_for_here()
+        if self._display.counts:
+            self._display.show(text)
+
+    def close(self) -> None:
+        """Clear the line."""
+        if self._display is not None:
+            self._display.clear()
+            self._display = None
 
 
 def _display_for_here() -> _Display:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from airserve_nb._deploy_options import check_address, check_replicas
+from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.collector import Collector
 from airserve_nb.engines.base import Host
 from airserve_nb.engines.ports import check_port
@@ -125,6 +126,11 @@ class Service:
     def batching(self) -> str:
         """How it batches, in words."""
         return self._host.settings.in_words()
+
+    @property
+    def settings(self) -> BatchSettings:
+        """The limits by which it batches."""
+        return self._host.settings
 
     @property
     def code(self) -> str | None:

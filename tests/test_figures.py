@@ -18,7 +18,8 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from airserve_nb._timeline import BATCH_COLORS, WAITING
+from airserve_nb._batch_strips import BATCH_COLORS
+from airserve_nb._timeline import WAITING
 from airserve_nb.figures import batch_size_histogram, probe_figure, timeline
 
 

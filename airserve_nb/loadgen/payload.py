@@ -20,31 +20,26 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urlencode
 
 from airserve_nb.errors import ProbeError
+from airserve_nb.loadgen.plan import Message
 
-__all__ = ["Message", "encode_request", "materialise"]
+__all__ = ["encode_request", "materialise"]
 
 ARGUMENT_NAMES = ("json", "params", "headers", "data", "method")
 _BODY_NAMES = frozenset({"json", "params", "data"})
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One request as bytes, without a place in a plan."""
-
-    method: str
-    url: str
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-
-
 def materialise(url: str, payload: Any, count: int) -> list[Message]:
-    """Make the ``count`` requests of a probe, all of them before the first is sent.
+    """Make the messages of a probe of ``count`` requests, all of them before the first is sent.
+
+    Returns
+    -------
+    list of Message
+        To be taken in turns: never more than ``count``, and one where all requests are equal.
 
     Raises
     ------
@@ -59,12 +54,11 @@ def materialise(url: str, payload: Any, count: int) -> list[Message]:
                 "The payload is an empty list, and a list is several payloads, one a request; "
                 'give at least one, or {"json": []} to send an empty list.'
             )
-        several = [
+        return [
             encode_request(url, value, place=f"payload[{number}]")
             for number, value in enumerate(payload[:count])
         ]
-        return [several[index % len(several)] for index in range(count)]
-    return [encode_request(url, payload)] * count
+    return [encode_request(url, payload)]
 
 
 def _from_function(url: str, function: Callable[[int], Any], index: int) -> Message:

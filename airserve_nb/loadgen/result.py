@@ -1,4 +1,4 @@
-"""What a probe found: two frames, a summary, a picture, and a display that stays in the saved notebook."""
+"""What a probe found: two frames, a summary, pictures, and a display that stays in the saved notebook."""
 
 from __future__ import annotations
 
@@ -6,101 +6,34 @@ import io
 import math
 from base64 import b64encode
 from collections import Counter
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from airserve_nb import figures
+from airserve_nb.batching.settings import BatchSettings
+from airserve_nb.errors import ProbeError
+from airserve_nb.loadgen import result_text
+from airserve_nb.loadgen.comparison import Comparison
+from airserve_nb.loadgen.options import LoadPlan
+from airserve_nb.loadgen.outcomes import ClientReport
+from airserve_nb.loadgen.records import ServerRecords
+from airserve_nb.loadgen.result_html import result_html
+from airserve_nb.loadgen.slo import check_slo
+from airserve_nb.loadgen.steps import step_table
+from airserve_nb.loadgen.summary import ProbeSummary, counted, summarise
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["ProbeResult", "ProbeSummary"]
+    from airserve_nb.diagnosis import Diagnosis
+    from airserve_nb.service_time import ServiceTime
 
-P99_NEEDS = 100
-"""Below so many answers the 99th percentile would be their maximum under another name."""
+__all__ = ["ProbeResult"]
+
 SIZES_SHOWN = 8
-ERRORS_SHOWN = 3
-
-
-@dataclass(frozen=True, repr=False)
-class ProbeSummary:
-    """The figures of a probe; printed, it is a sentence or two."""
-
-    requests: int
-    """How many were planned; the five below add up to it."""
-    ok: int
-    http_errors: int
-    timeouts: int
-    connection_errors: int
-    cancelled: int
-    batches: int
-    """Calls of predict that answered them; 0 when the server does not tell."""
-    mean_batch_size: float
-    """Requests a batch; NaN without one."""
-    elapsed_s: float
-    requests_per_s: float
-    """Successful answers a second; NaN without one."""
-    p50_ms: float | None
-    """Median latency of the successful answers, as the client saw it; None without one."""
-    p99_ms: float | None
-    """Their 99th percentile; None below 100 of them."""
-    mean_queue_ms: float
-    mean_predict_ms: float
-    """Of a request; NaN when the server does not tell, like the other two means."""
-    mean_overhead_ms: float
-    interrupted: bool
-    most_frequent_error: str | None
-    """The sentence that most of the failed requests share."""
-
-    @property
-    def failed(self) -> int:
-        """Requests without a successful answer, for whatever reason."""
-        return self.requests - self.ok
-
-    def __str__(self) -> str:
-        sentences = [self._outcomes(), *self._latencies()]
-        if self.most_frequent_error is not None:
-            sentences.append(self._error())
-        return " ".join(sentences)
-
-    __repr__ = __str__
-
-    def _outcomes(self) -> str:
-        parts = [f"{self.ok} of {_count(self.requests, 'request')} ok in {_duration(self.elapsed_s)}"]
-        if self.batches:
-            parts.append(f"in {_count(self.batches, 'batch')} of {self.mean_batch_size:.1f} on average")
-        parts += [
-            _count(number, word)
-            for number, word in (
-                (self.http_errors, "HTTP error"),
-                (self.timeouts, "timeout"),
-                (self.connection_errors, "connection error"),
-                (self.cancelled, "cancelled"),
-            )
-            if number
-        ]
-        stopped = "Interrupted: " if self.interrupted else ""
-        return f"{stopped}{', '.join(parts)}."
-
-    def _latencies(self) -> list[str]:
-        if self.p50_ms is None:
-            return []
-        p99 = f", p99 {self.p99_ms:.1f} ms" if self.p99_ms is not None else ""
-        sentences = [f"Latency: p50 {self.p50_ms:.1f} ms{p99}."]
-        if not math.isnan(self.mean_predict_ms):
-            sentences.append(
-                f"A mean request waited {self.mean_queue_ms:.1f} ms, was predicted in {self.mean_predict_ms:.1f} ms, "
-                f"and took {self.mean_overhead_ms:.1f} ms besides."
-            )
-        return sentences
-
-    def _error(self) -> str:
-        if self.connection_errors == self.requests:
-            return f"No request reached the server. {self.most_frequent_error}"
-        return f"Most frequent error: {self.most_frequent_error}"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -116,54 +49,185 @@ class ProbeResult:
     requests: pd.DataFrame
     """One row a request, in the order of the plan.
 
-    ``request_id`` (the server's), ``planned``, ``sent``, ``first_byte``, ``done`` (seconds from the start of
-    the probe; NaN: it never came to that), ``status`` (HTTP; NaN without an answer), ``outcome`` (``ok``,
-    ``http_error``, ``timeout``, ``connection_error`` or ``cancelled``), ``batch_id``, ``batch_size`` (0
-    without a batch), ``queue_ms``, ``predict_ms`` (the server's figures), ``overhead_ms`` (all the rest of
-    ``total_ms``, network and client included), ``total_ms`` (from ``sent`` to ``done``), ``version``, ``replica``,
-    ``answer`` (decoded JSON, else text; of a failure its sentence), ``error`` (the sentence; None when ok).
+    ``request_id`` (the server's), ``step`` (of the rates, from 0), ``planned``, ``sent``, ``first_byte``, ``done``
+    (seconds from the start of the probe; NaN: it never came to that), ``status`` (HTTP; NaN without an answer),
+    ``outcome`` (``ok``, ``http_error``, ``timeout``, ``connection_error`` or ``cancelled``), ``batch_id``,
+    ``batch_size`` (0 without a batch), ``queue_ms``, ``predict_ms`` (the server's figures), ``overhead_ms`` (all the
+    rest of ``service_ms``, network and client included), ``service_ms`` (from ``sent`` to ``done``), ``total_ms`` (the
+    latency: from ``planned`` to ``done``), ``version``, ``replica``, ``answer`` (decoded JSON, else text; of a failure
+    its sentence; None beyond the first 32 MB of answers), ``error`` (the sentence; None when ok).
     """
     batches: pd.DataFrame
     """One row a batch that answered one of them, in the order of release.
 
     ``batch_id``, ``batch_size``, ``rows``, ``released`` (seconds from the start of the probe, on the client's
     clock), ``released_at`` (the same moment, UTC), ``predict_ms``, ``release_reason``, ``queue_depth``,
-    ``version``, ``replica``. Empty when the server does not tell; of a bare URL without rows, reason, depth.
+    ``other_signatures``, ``version``, ``replica``. Empty when the server does not tell; of a bare URL without
+    what only the records have: rows, reason, depth, replica.
     """
     elapsed_s: float
     """From the first sending to the end of the last request, in seconds."""
     interrupted: bool
     """Whether it was stopped before its end."""
+    plan: LoadPlan = field(default_factory=lambda: LoadPlan("burst"))
+    """How the requests were planned."""
+    client: ClientReport = field(default_factory=ClientReport)
+    """What the client says of itself."""
+    records: ServerRecords | None = None
+    """How the server's own records agree; None when it has none."""
+    settings: BatchSettings | None = None
+    """By which limits the service batched when the probe began; None of a bare URL."""
+    replicas: int | None = None
+    """How many replicas it was asked to have then."""
+    started_at: float = math.nan
+    """When it started, in seconds of the wall clock: the zero of all other times."""
+    answers_not_kept: int = 0
+    """Answers beyond the first 32 MB: counted, timed, and thrown away."""
 
     def summary(self) -> ProbeSummary:
-        """Return counts and latencies as an object that prints as a sentence or two."""
-        requests = self.requests
-        kinds = Counter(requests["outcome"])
-        good = requests[requests["outcome"] == "ok"]
-        errors = Counter(requests["error"].dropna()).most_common(1)
-        return ProbeSummary(
-            requests=len(requests),
-            ok=kinds["ok"],
-            http_errors=kinds["http_error"],
-            timeouts=kinds["timeout"],
-            connection_errors=kinds["connection_error"],
-            cancelled=kinds["cancelled"],
-            batches=len(self.batches),
-            mean_batch_size=float(self.batches["batch_size"].mean()) if len(self.batches) else float("nan"),
+        """Return counts and latencies as an object that prints as some sentences."""
+        return summarise(
+            self.requests,
+            self.batches,
             elapsed_s=self.elapsed_s,
-            requests_per_s=len(good) / self.elapsed_s if len(good) and self.elapsed_s else float("nan"),
-            p50_ms=float(good["total_ms"].quantile(0.5)) if len(good) else None,
-            p99_ms=float(good["total_ms"].quantile(0.99)) if len(good) >= P99_NEEDS else None,
-            mean_queue_ms=float(good["queue_ms"].mean()),
-            mean_predict_ms=float(good["predict_ms"].mean()),
-            mean_overhead_ms=float(good["overhead_ms"].mean()),
             interrupted=self.interrupted,
-            most_frequent_error=errors[0][0] if errors else None,
+            plan=self.plan,
+            client=self.client,
+            records=self.records,
+            answers_not_kept=self.answers_not_kept,
         )
+
+    @property
+    def steps(self) -> pd.DataFrame:
+        """Return one row a step of rates; one row in all without steps.
+
+        ``rate`` (planned requests a second; NaN in a closed loop), ``requests``, ``ok``, ``failed``,
+        ``requests_per_s`` (successful answers that came within the step, a second), ``p50_ms``, ``p99_ms`` (of the
+        latency; NaN with too few samples), ``late_ms``, ``queue_ms``, ``predict_ms``, ``overhead_ms`` (means;
+        ``late_ms`` is how long a request waited to be sent), ``mean_batch_size``.
+        """
+        return step_table(self.requests, self.plan, self.elapsed_s)
+
+    # -- deciding -------------------------------------------------------------------------------
+
+    def compare(self, other: ProbeResult, *, labels: tuple[str, str] = ("before", "after")) -> Comparison:
+        """Set this result beside a later one.
+
+        Parameters
+        ----------
+        other
+            The later one.
+        labels
+            What to call the two.
+        """
+        return Comparison(before=self, after=other, labels=labels)
+
+    def assert_slo(
+        self,
+        *,
+        p50_ms: float | None = None,
+        p90_ms: float | None = None,
+        p99_ms: float | None = None,
+        p999_ms: float | None = None,
+        error_rate: float | None = None,
+        requests_per_s: float | None = None,
+    ) -> None:
+        """Raise unless all these objectives were met; for use in tests.
+
+        Parameters
+        ----------
+        p50_ms, p90_ms, p99_ms, p999_ms
+            Milliseconds that so many percent of the successful answers' latencies may reach.
+        error_rate
+            Share of the requests, from 0 to 1, that may fail; those that a stopped probe cancelled do not count.
+        requests_per_s
+            Successful answers a second, at least.
+
+        Raises
+        ------
+        SloMissedError
+            An ``AssertionError`` that names each objective that was missed, with its figure.
+        ProbeError
+            When there are too few requests to say.
+        """
+        limits = {"p50": p50_ms, "p90": p90_ms, "p99": p99_ms, "p99.9": p999_ms}
+        given = {name: limit for name, limit in limits.items() if limit is not None}
+        check_slo(self.summary(), self.target, given, error_rate, requests_per_s)
+
+    def diagnose(self) -> Diagnosis:
+        """Say what limits the size of the batches, and what limits latency.
+
+        Raises
+        ------
+        ProbeError
+            When it is not known by which limits the target batches, as of a bare URL.
+        """
+        from airserve_nb.diagnosis import diagnose, records_from_frames
+
+        if self.settings is None:
+            raise ProbeError(
+                f"{self.target} was probed by its URL, which does not tell its limits; probe the Service itself."
+            )
+        # For the server a request begins when it is sent.
+        requests = self.requests.assign(total_ms=self.requests["service_ms"])
+        return diagnose(
+            *records_from_frames(requests, self.batches),
+            self.settings,
+            replicas=self.replicas,
+            concurrency=self.plan.concurrency if self.plan.kind == "closed" else None,
+        )
+
+    def fit_service_time(self, *, seed: int = 0) -> ServiceTime:
+        """Fit how long a batch takes by its rows, to the batches of this probe; see ``airserve_nb.fit_service_time``."""
+        from airserve_nb.service_time import fit_service_time
+
+        return fit_service_time(self.batches, seed=seed)
+
+    # -- keeping --------------------------------------------------------------------------------
+
+    def to_json(self) -> str:
+        """Return the whole result as text, from which :meth:`from_json` makes an equal one."""
+        return result_text.to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> ProbeResult:
+        """Read what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        ProbeError
+            When it is something else.
+        """
+        return cls(**result_text.from_json(text))
+
+    # -- pictures -------------------------------------------------------------------------------
 
     def plot(self) -> Figure:
         """Draw the timeline, one bar a request, and the batch sizes beside it where the server tells them."""
         return figures.probe_figure(self.requests, self.batches)
+
+    def plot_timeline(self, ax: Axes | None = None) -> Axes:
+        """Draw which request waited when, and in which batch it rode."""
+        return figures.timeline(self.requests, self.batches, ax)
+
+    def plot_batch_sizes(self, ax: Axes | None = None) -> Axes:
+        """Draw how often each batch size came."""
+        limit = None if self.settings is None else self.settings.members_at_most
+        return figures.batch_size_histogram(self.batches, ax, max_batch_size=limit)
+
+    def plot_latency(self, ax: Axes | None = None) -> Axes:
+        """Draw the latency at each percentile, up to the highest that there are samples for."""
+        return figures.latency_curve({"": self.requests}, ax, open_loop=self.plan.kind == "open")
+
+    def plot_parts(self, ax: Axes | None = None) -> Axes:
+        """Draw where the time goes: by step where there are several, else as time goes by."""
+        return figures.time_parts(self.requests, self.steps, ax)
+
+    def plot_throughput(self, ax: Axes | None = None) -> Axes:
+        """Draw latency against throughput, a point a step, with the knee marked."""
+        return figures.throughput_curve(self.steps, ax)
+
+    # -- showing it -----------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         """Hold nothing that differs from run to run but the batches themselves: no times, no ids."""
@@ -171,10 +235,10 @@ class ProbeResult:
 
     def _headline(self) -> str:
         kinds = Counter(self.requests["outcome"])
-        parts = [f"{_count(len(self.requests), 'request')}, {kinds.pop('ok', 0)} ok"]
+        parts = [f"{counted(len(self.requests), 'request')}, {kinds.pop('ok', 0)} ok"]
         parts += [f"{number} {kind.replace('_', ' ')}" for kind, number in sorted(kinds.items())]
         if len(self.batches):
-            parts.append(f"{_count(len(self.batches), 'batch')} of {self._sizes()}")
+            parts.append(f"{counted(len(self.batches), 'batch')} of {self._sizes()}")
         if self.interrupted:
             parts.append("interrupted")
         return ", ".join(parts)
@@ -189,68 +253,12 @@ class ProbeResult:
         return "size " + ", ".join(shown) + (", ..." if len(common) > SIZES_SHOWN else "")
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's
-        picture = self._png()
-        return {"text/plain": repr(self), "text/html": self._html(picture), "image/png": picture}
+        return {"text/plain": repr(self), "text/html": self._repr_html_(), "image/png": self._png()}
 
     def _repr_html_(self) -> str:
-        return self._html(self._png())
+        return result_html(self, self._headline(), self._png(transparent=True))
 
-    def _png(self) -> str:
+    def _png(self, *, transparent: bool = False) -> str:
         buffer = io.BytesIO()
-        self.plot().savefig(buffer, format="png")
+        self.plot().savefig(buffer, format="png", transparent=transparent)
         return b64encode(buffer.getvalue()).decode("ascii")
-
-    def _html(self, picture: str) -> str:
-        cells = "".join(
-            f'<div style="margin-right:2em"><div style="font-size:1.35em;font-weight:600">{escape(value)}</div>'
-            f'<div style="opacity:.7">{escape(name)}</div></div>'
-            for name, value in self._figures()
-        )
-        errors = "".join(
-            f'<li style="margin:.15em 0">{escape(f"{count} of them: {sentence}")}</li>'
-            for sentence, count in Counter(self.requests["error"].dropna()).most_common(ERRORS_SHOWN)
-        )
-        return (
-            '<div style="font-family:var(--jp-ui-font-family,system-ui,sans-serif);'
-            'color:var(--jp-ui-font-color1,inherit);font-size:13px;max-width:1000px;margin-bottom:.8em">'
-            f'<div style="margin:.3em 0 .6em">Probe of <b>{escape(self.target)}</b> '
-            f'<code style="background:none">{escape(self.url)}</code>{self._mark()}</div>'
-            f'<div style="display:flex;flex-wrap:wrap;margin-bottom:.6em">{cells}</div>'
-            f'<img alt="{escape(f"Timeline of {self.target}: {self._headline()}")}" '
-            'style="max-width:100%;background:#fff;border-radius:4px" '
-            f'src="data:image/png;base64,{picture}">'
-            + (f'<ul style="margin:.6em 0;padding-left:1.3em">{errors}</ul>' if errors else "")
-            + "</div>"
-        )
-
-    def _mark(self) -> str:
-        return (
-            ' &middot; <b style="color:var(--jp-error-color1,#d32f2f)">interrupted</b>'
-            if self.interrupted
-            else ""
-        )
-
-    def _figures(self) -> list[tuple[str, str]]:
-        """Return names and texts of the table above the picture."""
-        summary = self.summary()
-        pairs = [("of " + _count(summary.requests, "request") + " ok", str(summary.ok))]
-        if summary.failed:
-            pairs.append(("failed", str(summary.failed)))
-        if summary.batches:
-            pairs.append(("batch" if summary.batches == 1 else "batches", str(summary.batches)))
-            pairs.append(("requests a batch", f"{summary.mean_batch_size:.1f}"))
-        if summary.p50_ms is not None:
-            pairs.append(("latency p50", f"{summary.p50_ms:.1f} ms"))
-        if summary.p99_ms is not None:
-            pairs.append(("latency p99", f"{summary.p99_ms:.1f} ms"))
-        return [*pairs, ("elapsed", _duration(summary.elapsed_s))]
-
-
-def _count(number: int, noun: str) -> str:
-    if noun == "cancelled" or number == 1:
-        return f"{number} {noun}"
-    return f"{number} {noun}{'es' if noun.endswith('ch') else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"

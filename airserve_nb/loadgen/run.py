@@ -1,43 +1,60 @@
-"""``probe``: fire requests at an endpoint, see in which batches they rode."""
+"""``probe``: send requests to an endpoint, see how long each took and in which batch it rode."""
 
 from __future__ import annotations
 
-import math
-import time
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any, Unpack
 
-import pandas as pd
-import requests as http
+import numpy as np
+import numpy.typing as npt
 
-from airserve_nb.errors import AirServeError, ProbeError
-from airserve_nb.loadgen.launch import run_plan
-from airserve_nb.loadgen.payload import Message, encode_request, materialise
-from airserve_nb.loadgen.plan import Plan, PlannedRequest
+from airserve_nb.batching.settings import BatchSettings
+from airserve_nb.loadgen.launch import start_plan
+from airserve_nb.loadgen.options import LoadPlan, ProbeOptions, read_options
+from airserve_nb.loadgen.outcomes import Run
+from airserve_nb.loadgen.plan import Message, Plan
+from airserve_nb.loadgen.records import keep_reading, read_records
 from airserve_nb.loadgen.result import ProbeResult
+from airserve_nb.loadgen.running import Latest, RunningProbe
 from airserve_nb.loadgen.tables import batch_table, request_table
+from airserve_nb.loadgen.target import Aim, aim_at, messages_for
 
-__all__ = ["probe"]
+__all__ = ["probe", "probe_async", "start_probe"]
 
-RECORDS_WITHIN_S = 2.0
-"""How long to wait for the server's records of batches whose answers have already come."""
+FUNCTION_CALLS = 1_000
+"""So often a payload function is called where nobody knows how many requests there will be."""
+READ_EVERY = 4
+"""Reports of the client, four a second, between two readings of the server's records."""
 
 
-def probe(
+def probe(  # noqa: PLR0913 - the options of a load, all by name
     target: Any,
     payload: Any = None,
     *,
-    requests: int = 10,
+    requests: int | None = None,
     concurrency: int | None = None,
+    rate: float | Iterable[float] | None = None,
+    duration: float | str | None = None,
+    arrivals: str | Iterable[float] = "poisson",
+    seed: int = 0,
     timeout_s: float = 30,
 ) -> ProbeResult:
     """Send requests to ``target`` and return what became of each, and in which batches they rode.
 
-    All requests are encoded beforehand and leave at the same moment, each on a connection of its own that
-    is already open; with ``concurrency`` fewer are in flight, and each answer lets the next one go. The
-    client is a process of its own, so a busy notebook does not distort its times. An interrupt stops the
-    sending and returns what there is, marked as interrupted.
+    There are three ways to send, and each is honest about one question:
+
+    - *All at once* (the default): ``requests=10`` are encoded beforehand and leave at the same moment, each on a
+      connection of its own that is already open.
+    - *Closed loop*: ``concurrency=32`` are in flight, and each answer lets the next one go, for ``requests=1000`` or
+      ``duration="10s"``. This tells how much the server can do. It does not tell how long users wait: a server that
+      stops for a second is sent nothing in that second.
+    - *Open loop*: ``rate=200`` requests a second come for ``duration="10s"``, whatever the server does, as from users
+      who don't know of each other. Latency counts from the planned send time, so a request that could not be sent in
+      time has waited too. ``rate=[50, 100, 200]`` are steps, each as long as ``duration``.
+
+    The client is a process of its own, so a busy notebook does not distort its times; it says how late it was itself,
+    and whether it was the limit. An interrupt stops the sending and returns what there is, marked as interrupted.
 
     Parameters
     ----------
@@ -46,15 +63,26 @@ def probe(
     payload
         What to send: None (the service's example, else the simplest body that the schema at
         ``/openapi.json`` allows), a JSON body, a list of them (*several* payloads, taken in turns: one
-        body that is a list goes into another list), a function of the request's number (from 0), or a
+        body that is a list goes into another list), a function of the request's number (from 0; where a duration
+        ends a closed loop, of the first thousand, which are then taken in turns), or a
         dict of request arguments (``json``, ``params``, ``headers``, ``data``, ``method``; at least one of
         ``json``, ``params``, ``data`` and no other key). ``{"json": body}`` sends any body as it is.
     requests
-        How many.
+        How many: 10, unless something else ends the probe.
     concurrency
-        How many are in flight at most; None: all of them.
+        Closed loop: how many are in flight. With a rate: how many may be in flight at most; those that this holds
+        back are counted and told, and their waiting is in their latency.
+    rate
+        Open loop: requests a second, on average; or several rates, one a step.
+    duration
+        How long to send, each step for itself: seconds, or a text such as ``"10s"``, ``"500ms"`` or ``"2m"``.
+    arrivals
+        With a rate: ``"poisson"`` (independent of each other) or ``"constant"`` (at equal distances). Or, instead of
+        a rate, the send times themselves, in seconds from the start.
+    seed
+        Of the Poisson arrivals: the same seed and rate give the same times.
     timeout_s
-        How long one request may take, in seconds.
+        How long one request may take, in seconds from its sending.
 
     Returns
     -------
@@ -64,163 +92,122 @@ def probe(
     Raises
     ------
     ProbeError
-        When target, payload or a number is of no use, before anything is sent.
+        When target, payload or an option is of no use, before anything is sent.
 
     Examples
     --------
     >>> result = probe("http://127.0.0.1:8000/adder", {"array": [40]})  # doctest: +SKIP
     >>> result.batches.batch_size.tolist()  # doctest: +SKIP
     [10]
+    >>> probe(adder, rate=200, duration="10s").summary().p99_ms  # doctest: +SKIP
+    27.4
     """
-    _check_whole("requests", requests)
-    if concurrency is not None:
-        _check_whole("concurrency", concurrency)
-    _check_timeout(timeout_s)
-    aim = _aim_at(target)
-    messages = _messages(aim, payload, requests)
-    run = run_plan(_plan(messages, concurrency, timeout_s))
-    table = request_table(run)
-    batches = batch_table(table, run, _records(aim.service, set(table["batch_id"].dropna())))
-    return ProbeResult(
-        target=aim.name,
-        url=aim.url,
-        requests=table,
-        batches=batches,
-        elapsed_s=run.elapsed_s,
-        interrupted=run.interrupted,
-    )
-
-
-@dataclass(frozen=True)
-class _Aim:
-    """Where the requests go."""
-
-    url: str
-    name: str
-    service: Any = None
-    """The service that keeps the records; None of a bare URL."""
-
-
-def _check_whole(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ProbeError(f"{name} is {value!r}; give a whole number from 1 on.")
-
-
-def _check_timeout(value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ProbeError(f"timeout_s is {value!r}; give a number of seconds above 0.")
-
-
-def _aim_at(target: Any) -> _Aim:
-    if isinstance(target, str):
-        url = _checked_url(target)
-        return _Aim(url=url, name=urlsplit(url).path or "/")
-    if isinstance(target, type) or not (hasattr(target, "url") and hasattr(target, "batches")):
-        kind = f"the class {target.__name__}" if isinstance(target, type) else f"a {type(target).__name__}"
-        raise ProbeError(
-            f"The target is {kind}, which can't be probed; give the Service that %%serve or deploy() returned, "
-            "or a URL."
-        )
-    if getattr(target, "state", "running") == "stopped":
-        raise ProbeError(
-            f"{target.name} is stopped and answers nothing; run its cell again, then probe.",
-            deployment=target.name,
-        )
-    return _Aim(url=_checked_url(target.url), name=str(target.name), service=target)
-
-
-def _checked_url(url: str) -> str:
-    """Return the URL with whatever is needed percent-encoded, or say what is wrong with it."""
-    stripped = url.strip()
-    try:
-        parts = urlsplit(stripped)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise ProbeError(f"The target {url!r} is no URL: {error}.") from None
-    if parts.scheme not in {"http", "https"} or not host:
-        hint = (
-            f'did you mean "http://{stripped}"'
-            if "://" not in stripped and ("." in stripped or ":" in stripped)
-            else "give the whole URL, such as http://127.0.0.1:8000/adder, or the Service itself"
-        )
-        raise ProbeError(f"The target {url!r} is no HTTP URL; {hint}.")
-    path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
-    query = quote(parts.query, safe="/?%:@!$&'()*+,;=~")
-    return urlunsplit((parts.scheme, parts.netloc, path or "/", query, ""))
-
-
-def _messages(aim: _Aim, payload: Any, count: int) -> list[Message]:
-    if payload is not None:
-        return materialise(aim.url, payload, count)
-    example = getattr(aim.service, "example", None)
-    if example is not None:
-        # An example is one request, also when it is a list.
-        return [encode_request(aim.url, example, place="the service's example")] * count
-    return [_simplest_request(aim)] * count
-
-
-def _simplest_request(aim: _Aim) -> Message:
-    """Make the simplest request that the endpoint's own schema allows."""
-    from airserve_nb._adapter_example import example_from_openapi
-
-    schema_url = urlunsplit(urlsplit(aim.url)._replace(query="")).rstrip("/") + "/openapi.json"
-    try:
-        arguments = example_from_openapi(_fetch_schema(schema_url))
-    except ProbeError as error:
-        reason = str(error)
-    except AirServeError as error:
-        reason = f"its schema says: {error}"
-    except (LookupError, TypeError, ValueError, AttributeError):
-        reason = f"{schema_url} is no OpenAPI schema."
-    else:
-        cookies = arguments.pop("cookies", None)
-        if cookies:
-            text = "; ".join(f"{name}={value}" for name, value in cookies.items())
-            arguments["headers"] = {**arguments.get("headers", {}), "Cookie": text}
-        # With params, if only empty ones, it can't be taken for a JSON body.
-        return encode_request(aim.url, {"params": {}, **arguments}, place="the schema's example")
-    raise ProbeError(
-        f'There is no payload, so give one, such as probe(target, {{"array": [1.0]}}); none can be made, because {reason}'
-    )
-
-
-def _fetch_schema(schema_url: str) -> dict[str, Any]:
-    try:
-        with http.Session() as session:
-            session.trust_env = False  # a proxy for the internet is no way to 127.0.0.1
-            answer = session.get(schema_url, timeout=10)
-    except http.RequestException as error:
-        raise ProbeError(f"{schema_url} gives no answer.") from error
-    if not answer.ok:
-        raise ProbeError(f"{schema_url} answers HTTP {answer.status_code}.")
-    schema: dict[str, Any] = answer.json()
-    return schema
-
-
-def _plan(messages: list[Message], concurrency: int | None, timeout_s: float) -> Plan:
-    # A burst has a plan: everything at once. In a closed loop the server's answers set the pace.
-    planned_s = 0.0 if concurrency is None else None
-    return Plan(
-        requests=tuple(
-            PlannedRequest(index, planned_s, message.method, message.url, message.headers, message.body)
-            for index, message in enumerate(messages)
-        ),
+    running = start_probe(
+        target,
+        payload,
+        requests=requests,
         concurrency=concurrency,
-        timeout_s=float(timeout_s),
+        rate=rate,
+        duration=duration,
+        arrivals=arrivals,
+        seed=seed,
+        timeout_s=timeout_s,
+    )
+    return running._watch()  # noqa: SLF001 - ours
+
+
+async def probe_async(target: Any, payload: Any = None, **options: Unpack[ProbeOptions]) -> ProbeResult:
+    """Do as :func:`probe` and leave the event loop free meanwhile; to be awaited.
+
+    A cancelled task stops the sending.
+
+    Parameters
+    ----------
+    target, payload, **options
+        As for :func:`probe`.
+    """
+    running = await asyncio.to_thread(start_probe, target, payload, **options)
+    try:
+        return await asyncio.shield(asyncio.wrap_future(running._flight.future))  # noqa: SLF001 - ours
+    except asyncio.CancelledError:
+        running.cancel()
+        raise
+
+
+def start_probe(target: Any, payload: Any = None, **options: Unpack[ProbeOptions]) -> RunningProbe:
+    """Start a probe and return at once, so that the notebook can go on.
+
+    Parameters
+    ----------
+    target, payload, **options
+        As for :func:`probe`.
+
+    Returns
+    -------
+    RunningProbe
+        With ``progress``, ``result()`` and ``cancel()``.
+    """
+    load = read_options(**options)
+    aim = aim_at(target)
+    planned = load.planned()
+    count = load.requests if planned is None else len(planned[0])
+    messages = messages_for(aim, payload, count or FUNCTION_CALLS)
+    times = None if planned is None else planned[0]
+    finish = _finisher(aim, load, None if planned is None else planned[1])
+    until_s = load.duration_s if times is None else float(times[-1])
+    latest = Latest(load, count, until_s, _reader(aim.service))
+    flight = start_plan(_plan(load, messages, times), latest.take, finish)
+    return RunningProbe(aim.name, flight, latest)
+
+
+def _plan(load: LoadPlan, messages: list[Message], times: npt.NDArray[np.float64] | None) -> Plan:
+    closed = times is None
+    return Plan(
+        messages=tuple(messages),
+        timeout_s=load.timeout_s,
+        planned=None if times is None else tuple(times.tolist()),
+        requests=load.requests if closed else None,
+        duration_s=load.duration_s if closed else None,
+        concurrency=load.concurrency,
     )
 
 
-def _records(service: Any, batch_ids: set[str]) -> pd.DataFrame | None:
-    """Return the service's records of these batches; fewer when it does not tell them in time."""
-    if service is None or not batch_ids:
-        return None
-    deadline = time.monotonic() + RECORDS_WITHIN_S
-    while True:
-        try:
-            records: pd.DataFrame = service.batches()
-        except AirServeError:
-            return None  # it is gone: what the answers themselves told remains
-        records = records[records["batch_id"].isin(batch_ids)]
-        if len(records) >= len(batch_ids) or time.monotonic() > deadline:
-            return records
-        time.sleep(0.05)  # a replica's records come a moment after its answers
+def _reader(service: Any) -> Callable[[], None]:
+    """Return what reads the server's records now and then, while they are fresh."""
+    reports = 0
+
+    def read() -> None:
+        nonlocal reports
+        reports += 1
+        if service is not None and reports % READ_EVERY == 0:
+            keep_reading(service)
+
+    return read
+
+
+def _finisher(aim: Aim, load: LoadPlan, steps: npt.NDArray[np.int64] | None) -> Callable[[Run], ProbeResult]:
+    """Return what makes a result of a run; the service's limits are those of now."""
+    settings = getattr(aim.service, "settings", None)
+    replicas = getattr(aim.service, "replicas", None)
+
+    def finish(run: Run) -> ProbeResult:
+        table = request_table(run, steps)
+        found, records = read_records(aim.service, table)
+        batches = batch_table(table, run, found)
+        return ProbeResult(
+            target=aim.name,
+            url=aim.url,
+            requests=table,
+            batches=batches,
+            elapsed_s=run.elapsed_s,
+            interrupted=run.interrupted,
+            plan=load,
+            client=run.client,
+            records=records,
+            settings=settings if isinstance(settings, BatchSettings) else None,
+            replicas=replicas if isinstance(replicas, int) else None,
+            started_at=run.started_at,
+            answers_not_kept=run.outcomes.not_kept(),
+        )
+
+    return finish

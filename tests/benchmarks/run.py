@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from airserve_nb.loadgen.plan import Plan, PlannedRequest, Run
+from airserve_nb import probe
 from airserve_nb.simulation import simulate
 
 HERE = Path(__file__).parent
@@ -42,6 +42,11 @@ def report(what: str, figure: float, bound: str, *, kept: bool) -> None:
     global missed  # noqa: PLW0603 - the exit status of a script
     missed |= not kept
     print(f"{'ok  ' if kept else 'MISS'} {what}: {figure:.3g} ({bound})", flush=True)
+
+
+def verdict() -> int:
+    """Return the exit status: 1 when a figure missed its bound."""
+    return int(missed)
 
 
 @contextmanager
@@ -98,22 +103,11 @@ def arrivals(rate: float, seed: int) -> np.ndarray:
 
 def open_loop(url: str, times: np.ndarray, bodies: list[bytes]) -> tuple[np.ndarray, int]:
     """Send at the planned times; returns latencies in ms from there, and the number of failures."""
-    headers = (("Content-Type", "application/json"),)
-    requests = tuple(
-        PlannedRequest(i, 0.5 + float(t), "POST", url, headers, bodies[i % len(bodies)])
-        for i, t in enumerate(times)
-    )
-    plan = Plan(requests=requests, concurrency=400, timeout_s=30)
-    command = [sys.executable, "-m", "airserve_nb.loadgen.client"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:  # noqa: S603 - our own module
-        assert client.stdin is not None
-        assert client.stdout is not None
-        client.stdin.write(plan.to_json() + "\n")
-        client.stdin.flush()
-        # Its input stays open: the client stops when it is closed.
-        run = Run.from_lines(client.stdout.read())
-    done = [(o.done or 0.0) - (o.planned or 0.0) for o in run.outcomes if o.kind == "ok"]
-    return np.array(done) * 1e3, len(run.outcomes) - len(done)
+    headers = {"Content-Type": "application/json"}
+    payload = [{"data": body, "headers": headers} for body in bodies]
+    result = probe(url, payload, arrivals=times + 0.5, timeout_s=30)
+    good = result.requests[result.requests["outcome"] == "ok"]
+    return good["total_ms"].to_numpy(float), len(result.requests) - len(good)
 
 
 def simulated(times: np.ndarray) -> np.ndarray:
@@ -225,7 +219,7 @@ def main() -> None:
                 throughput(fast, default)
         if "load" in wanted:
             load(fast)
-    raise SystemExit(int(missed))
+    raise SystemExit(verdict())
 
 
 if __name__ == "__main__":

@@ -11,12 +11,11 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-from airserve_nb import Predictor, Service, deploy
-from airserve_nb.loadgen.plan import Outcome, Plan, PlannedRequest, Run
+from airserve_nb import Predictor, ProbeResult, Service, deploy, start_probe
 
 SWAPS = 20
 RATE = 100
@@ -33,38 +32,6 @@ class Swap(NamedTuple):
     called: float
     returned: float
     version: str
-
-
-class Load:
-    """A client, a process of its own, that sends requests at a steady rate and tells at last what became of them."""
-
-    def __init__(self, url: str, seconds: float) -> None:
-        headers = (("Content-Type", "application/json"),)
-        body = b'{"array":[40]}'
-        requests = tuple(
-            PlannedRequest(i, i / RATE, "POST", url, headers, body) for i in range(int(seconds * RATE))
-        )
-        plan = Plan(requests=requests, concurrency=RATE, timeout_s=30)
-        command = [sys.executable, "-m", "airserve_nb.loadgen.client"]
-        self._client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own module
-        assert self._client.stdin is not None
-        self._client.stdin.write(plan.to_json() + "\n")
-        self._client.stdin.flush()
-        self._told = ""
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self._client.stdout is not None
-        self._told = self._client.stdout.read()
-
-    def result(self) -> Run:
-        """Wait for the end."""
-        self._reader.join()
-        assert self._client.stdin is not None
-        self._client.stdin.close()
-        self._client.wait()
-        return Run.from_lines(self._told)
 
 
 def plus(increment: int) -> type[Predictor]:
@@ -88,10 +55,16 @@ def deployed(way: Way, increment: int) -> Service:
     return deploy(plus(increment), name="swapped", engine="ray", ingress=way)
 
 
-def swap_under_load(way: Way) -> tuple[list[Swap], Run]:
+def swap_under_load(way: Way) -> tuple[list[Swap], ProbeResult]:
     """Make twenty swaps in a row under load."""
     service = deployed(way, 0)
-    load = Load(service.url, EVERY_S * (SWAPS + 2))
+    load = start_probe(
+        service.url,
+        {"array": [40]},
+        requests=int(EVERY_S * (SWAPS + 2) * RATE),
+        rate=RATE,
+        arrivals="constant",
+    )
     swaps = []
     time.sleep(2 * EVERY_S)
     for number in range(1, SWAPS + 1):
@@ -104,44 +77,46 @@ def swap_under_load(way: Way) -> tuple[list[Swap], Run]:
     return swaps, run
 
 
-def first_answer_s(swap: Swap, run: Run) -> float:
+def first_answer_s(swap: Swap, run: ProbeResult) -> float:
     """Return the seconds from the call to the first answer of the new version."""
-    answers = [o.done for o in run.outcomes if o.headers.get("x-airserve-version") == swap.version]
-    return min(run.started_at + done for done in answers if done is not None) - swap.called
+    answers = run.requests.loc[run.requests["version"] == swap.version, "done"]
+    return float(run.started_at + answers.min() - swap.called)
 
 
-def stale(swaps: list[Swap], run: Run) -> int:
+def stale(swaps: list[Swap], run: ProbeResult) -> int:
     """Count the answers of an older version than the one that was deployed when their request was sent."""
     order = {swap.version: number for number, swap in enumerate(swaps)}
     count = 0
-    for outcome in run.outcomes:
-        if outcome.kind != "ok" or outcome.sent is None:
-            continue
-        returned = [swap for swap in swaps if swap.returned <= run.started_at + outcome.sent]
-        count += order.get(outcome.headers["x-airserve-version"], -1) < len(returned) - 1
+    for request in answered(run):
+        returned = [swap for swap in swaps if swap.returned <= run.started_at + request.sent]
+        count += order.get(request.version, -1) < len(returned) - 1
     return count
 
 
-def is_right(outcome: Outcome, swaps: list[Swap]) -> bool:
+def answered(run: ProbeResult) -> Iterable[Any]:
+    """Return the requests that succeeded."""
+    return run.requests[run.requests["outcome"] == "ok"].itertuples()
+
+
+def is_right(request: Any, swaps: list[Swap]) -> bool:
     """Whether the answer is that of the version which it names."""
     increments = {swap.version: number for number, swap in enumerate(swaps, start=1)}
-    expected = 40.0 + increments.get(outcome.headers["x-airserve-version"], 0)
-    return outcome.body == f"[{expected}]".encode()
+    return bool(request.answer == [40.0 + increments.get(request.version, 0)])
 
 
 def measure(way: Way) -> bool:
     """Print the figures of one way of serving; returns whether all bounds were kept."""
     swaps, run = swap_under_load(way)
     times = [first_answer_s(swap, run) for swap in swaps]
-    done = [outcome for outcome in run.outcomes if outcome.kind == "ok"]
-    wrong = sum(not is_right(outcome, swaps) for outcome in done)
+    done = list(answered(run))
+    wrong = sum(not is_right(request, swaps) for request in done)
     returned = statistics.median(swap.returned - swap.called for swap in swaps)
-    print(f"     {way}: {len(run.outcomes)} requests; deploy() returned after {returned:.3f} s (median)")
+    print(f"     {way}: {len(run.requests)} requests; deploy() returned after {returned:.3f} s (median)")
     return all(
         [
             report(f"{way}: median s to the first new answer", statistics.median(times), MEDIAN_S),
             report(f"{way}: worst s to the first new answer", max(times), WORST_S),
-            report(f"{way}: failed requests", len(run.outcomes) - len(done), 0),
+            report(f"{way}: failed requests", len(run.requests) - len(done), 0),
             report(f"{way}: stale answers after deploy() returned", stale(swaps, run), 0),
             report(f"{way}: answers of another version than they name", wrong, 0),
         ]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+STALL_S = 0.5
 HEADERS = (
     'Server-Timing: queue;dur=2, predict;dur=5.5, batch;desc="r1-{batch}/{size}"\r\n'
     "X-Request-Id: request-{number}\r\nX-Airserve-Version: v1\r\n"
@@ -20,7 +21,7 @@ HEADERS = (
 
 @dataclass
 class ToyServer:
-    """Answers ``{"do": ...}``: ``ok`` (the default), ``fail``, ``hang``, ``close``, ``cut``, ``garbage``, ``redirect``."""
+    """Answers ``{"do": ...}``: ``ok`` (the default), ``fail``, ``hang``, ``stall``, ``close``, ``cut``, ``garbage``, ``redirect``."""
 
     loop: asyncio.AbstractEventLoop
     url: str = ""
@@ -30,6 +31,9 @@ class ToyServer:
     in_flight: int = 0
     most_in_flight: int = 0
     timing: bool = True
+    serial: bool = False
+    """Whether it answers one request at a time."""
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
     files: dict[str, Any] = field(default_factory=dict)
     seen: threading.Condition = field(default_factory=threading.Condition)
@@ -67,6 +71,9 @@ class ToyServer:
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
             self.seen.notify_all()
         try:
+            if self.serial:
+                async with self.turn:
+                    return await self._do(writer, _order(body), number, body)
             return await self._do(writer, _order(body), number, body)
         finally:
             self.in_flight -= 1
@@ -75,6 +82,8 @@ class ToyServer:
         if order == "hang":
             await self.released.wait()
             return False
+        if order == "stall":
+            await asyncio.sleep(STALL_S)
         if order == "close":
             return False
         if order == "cut":

@@ -32,7 +32,9 @@ def result(
             "queue_ms": 10.0,
             "predict_ms": 20.0,
             "overhead_ms": 70.0,
+            "service_ms": np.linspace(100, 200, count),
             "total_ms": np.linspace(100, 200, count),
+            "status": np.nan,
             "error": [None if outcome == "ok" else error for outcome in outcomes],
         }
     )
@@ -76,7 +78,7 @@ class TestSummary:
     def test_as_a_sentence(self) -> None:
         """Printed, the summary is a few plain sentences."""
         assert str(result(["ok"] * 10, (10,)).summary()) == (
-            "10 of 10 requests ok in 200 ms, in 1 batch of 10.0 on average. Latency: p50 150.0 ms. "
+            "10 of 10 requests ok in 200 ms, in 1 batch of 10.0 on average. Latency: p50 150.0 ms, p90 190.0 ms. "
             "A mean request waited 10.0 ms, was predicted in 20.0 ms, and took 70.0 ms besides."
         )
 
@@ -123,7 +125,7 @@ class TestNotebook:
         bundle: dict[str, Any] = made._repr_mimebundle_()
         assert set(bundle) == {"text/plain", "text/html", "image/png"}
         assert b64decode(bundle["image/png"]).startswith(b"\x89PNG")
-        assert bundle["image/png"] in bundle["text/html"]
+        assert made._png(transparent=True) in bundle["text/html"]
         assert bundle["text/html"] == made._repr_html_()
 
     def test_everything_is_escaped(self) -> None:

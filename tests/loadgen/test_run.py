@@ -13,7 +13,7 @@ import pytest
 
 from airserve_nb.errors import DeployError, ProbeError
 from airserve_nb.loadgen import run as run_module
-from airserve_nb.loadgen.launch import run_in_thread
+from airserve_nb.loadgen.launch import start_in_thread
 from airserve_nb.loadgen.run import probe
 
 if TYPE_CHECKING:
@@ -63,6 +63,10 @@ class FakeService:
         rows = [self._row(number) for number in range(2 if self.calls == 1 else 9)]
         return pd.DataFrame(rows)
 
+    def requests(self) -> pd.DataFrame:
+        """Tell of the first twelve requests."""
+        return pd.DataFrame({"request_id": [f"request-{number}" for number in range(12)]})
+
     def _row(self, number: int) -> dict[str, Any]:
         return {
             "batch_id": f"r1-{number}",
@@ -80,7 +84,7 @@ class FakeService:
 @pytest.fixture(autouse=True)
 def _in_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the start of a process; test_launch has both ways."""
-    monkeypatch.setattr(run_module, "run_plan", run_in_thread)
+    monkeypatch.setattr(run_module, "start_plan", start_in_thread)
 
 
 def sent(server: ToyServer) -> list[Any]:
@@ -224,7 +228,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "options",
         [
-            *({"requests": value} for value in (0, -1, 1.5, "10", True, None)),
+            *({"requests": value} for value in (0, -1, 1.5, "10", True)),
             *({"concurrency": value} for value in (0, 2.0, False)),
             *({"timeout_s": value} for value in (0, -1, float("nan"), float("inf"), "30", None)),
         ],

@@ -45,7 +45,7 @@ def sweep(  # noqa: PLR0913 - the grid, and the options of its load, all by name
     batch_wait_timeout_s: float | Iterable[float] = (0.0, 0.002, 0.01),
     rate: float | None = None,
     concurrency: int | None = None,
-    duration: float | str = "45s",
+    duration: float | str = "40s",
     rounds: int = 3,
     halving: bool = True,
     seed: int = 0,
@@ -78,7 +78,7 @@ def sweep(  # noqa: PLR0913 - the grid, and the options of its load, all by name
         Closed loop instead: so many are in flight. Then settings differ in throughput too.
     duration
         How long requests are sent, in all; between probes some tenths of a second are added. Seconds, or a text
-        such as ``"45s"``.
+        such as ``"40s"``.
     rounds
         How many.
     halving
@@ -97,7 +97,7 @@ def sweep(  # noqa: PLR0913 - the grid, and the options of its load, all by name
 
     Examples
     --------
-    >>> found = sweep(adder, rate=200, duration="45s")  # doctest: +SKIP
+    >>> found = sweep(adder, rate=200)  # doctest: +SKIP
     >>> found.recommend(p99_ms=50)  # doctest: +SKIP
     <Recommendation: Take max_batch_size=16, batch_wait_timeout_s=0: p50 31.9 ms, p99 43.1 ms at 199 answers a second.>
     """

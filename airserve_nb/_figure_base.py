@@ -17,7 +17,7 @@ FAILED = "#B3261E"
 COLORS = {
     "predicting": "#0072B2",
     "waiting": "#A6A6A6",
-    "overhead": "#E4E4E4",
+    "overhead": "#D3D3D3",
     "not yet sent": "#E69F00",
     "under way": "#8FB8D4",
 }

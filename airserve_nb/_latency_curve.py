@@ -130,7 +130,7 @@ def _title(requests: Mapping[str, pd.DataFrame]) -> str:
         if good.empty:
             continue
         share = next(
-            share for share in (0.99, 0.9, 0.5) if len(good) * (1 - share) >= 1 or share == MARKED[0]
+            share for share in (0.99, 0.9, 0.5) if len(good) * (1 - share) >= 1 - 1e-9 or share == MARKED[0]
         )
         what = "Half" if share == MARKED[0] else f"{share:.0%}"
         within = f"within {good.quantile(share):,.0f} ms"

@@ -6,6 +6,8 @@ of the running batch (of all replicas together); each column of the picture is t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -16,6 +18,8 @@ from airserve_nb._figure_base import COLORS
 __all__ = ["draw_occupancy", "mean_occupancy"]
 
 COLUMNS = 150
+VISIBLE = 0.01
+"""Of the height: every request is sent some microseconds late, and that is no part of the picture."""
 Floats = npt.NDArray[np.float64]
 
 
@@ -68,14 +72,19 @@ def draw_occupancy(ax: Axes, rows: pd.DataFrame, end: float, scale: float) -> li
     known = sum((parts[name] for name in ("predicting", "waiting", "not yet sent")), np.zeros(COLUMNS))
     rest = "overhead" if parts["predicting"].any() else "under way"
     parts[rest] = np.maximum(everything - known, 0)
+    return _stack(ax, edges * scale, parts, everything.max(initial=0))
+
+
+def _stack(ax: Axes, edges: Floats, parts: Mapping[str, Floats], most: float) -> list[tuple[str, str]]:
     base = np.zeros(COLUMNS)
     shown = []
     for name, height in parts.items():
-        if height.max(initial=0) <= 1e-9:  # noqa: PLR2004 - rounding
+        least = VISIBLE if name == "not yet sent" else 1e-9
+        if height.max(initial=0) <= least * most:
             continue
         top = base + height
         ax.fill_between(
-            edges * scale,
+            edges,
             np.append(base, base[-1]),
             np.append(top, top[-1]),
             step="post",

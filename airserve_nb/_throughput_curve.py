@@ -37,6 +37,19 @@ def throughput_curve(steps: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.plot(
             known["requests_per_s"], known[name], color=color, marker=marker, markersize=5, lw=1.8, label=word
         )
+    _name_points(ax, steps)
+    best = knee(steps)
+    if best is not None and best != steps.index[-1]:
+        _mark(ax, float(steps["requests_per_s"][best]))
+    ax.set_title(_title(steps, best), loc="left")
+    _draw_axes(ax)
+    if steps[["p99_ms", "p50_ms"]].notna().any(axis=None):
+        ax.legend(frameon=False, loc="upper left", fontsize="small")
+    return ax
+
+
+def _name_points(ax: Axes, steps: pd.DataFrame) -> None:
+    """Write the planned rate above each point."""
     top = steps[["p99_ms", "p50_ms"]].max(axis=1)
     for rate, reached, latency in zip(steps["rate"], steps["requests_per_s"], top, strict=True):
         if rate == rate and latency == latency:  # noqa: PLR0124 - not NaN
@@ -49,10 +62,9 @@ def throughput_curve(steps: pd.DataFrame, ax: Axes | None = None) -> Axes:
                 fontsize="small",
                 color="#6A6A6A",
             )
-    best = knee(steps)
-    if best is not None and best != steps.index[-1]:
-        _mark(ax, float(steps["requests_per_s"][best]))
-    ax.set_title(_title(steps, best), loc="left")
+
+
+def _draw_axes(ax: Axes) -> None:
     ax.set_xlabel("successful answers a second (at each point: the planned rate)")
     ax.set_ylabel("latency (ms)")
     ax.set_xlim(left=0)
@@ -61,9 +73,6 @@ def throughput_curve(steps: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(99, 99)))
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.grid(color="#808080", alpha=0.2, linewidth=0.8)
-    if steps[["p99_ms", "p50_ms"]].notna().any(axis=None):
-        ax.legend(frameon=False, loc="upper left", fontsize="small")
-    return ax
 
 
 def knee(steps: pd.DataFrame) -> int | None:

@@ -97,7 +97,7 @@ def draw_parts(ax: Axes, labels: Sequence[str], means: pd.DataFrame) -> None:
             linewidth=0,
         )
         base += height
-    for place, total in enumerate(base):
+    for place, total in enumerate(means[list(WORDS)].sum(axis=1)):
         ax.annotate(
             f"{total:,.1f}",
             (place, total),
@@ -107,7 +107,8 @@ def draw_parts(ax: Axes, labels: Sequence[str], means: pd.DataFrame) -> None:
             fontsize="small",
         )
     ax.set_xticks(range(len(means)), labels)
-    ax.set_xlim(-0.7, max(len(means), 2) - 0.3)
+    margin = 0.7 if len(means) > 1 else 1.2
+    ax.set_xlim(-margin, len(means) - 1 + margin)
     ax.margins(y=0.1)
     ax.set_ylabel("milliseconds of a mean request")
     _legend(ax, _there(means))

@@ -122,7 +122,7 @@ def _draw_dense(ax: Axes, rows: pd.DataFrame, batches: pd.DataFrame, end: float,
 
 
 def _tell_reasons(ax: Axes, batches: pd.DataFrame) -> None:
-    """Say, at the upper right, how many batches were released for which reason."""
+    """Say, at the lower right, how many batches were released for which reason."""
     reasons = batches["release_reason"].dropna().value_counts(normalize=True)
     if reasons.empty:
         return
@@ -131,14 +131,15 @@ def _tell_reasons(ax: Axes, batches: pd.DataFrame) -> None:
         for reason, share in reasons.items()
         if share >= LEAST_SHARE
     ]
-    text = "released: " + " · ".join(shares)
+    ax.set_xlabel(ax.get_xlabel(), loc="left")
     ax.annotate(
-        text,
-        (1, 1),
+        "batches released: " + " · ".join(shares),
+        (1, 0),
         xycoords="axes fraction",
-        xytext=(0, 29),
+        xytext=(0, -29),
         textcoords="offset points",
         ha="right",
+        va="center",
         fontsize="small",
     )
 

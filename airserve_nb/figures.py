@@ -37,6 +37,8 @@ __all__ = [
 EXACT_SIZES = 32
 """Up to this size each batch size has a bar of its own; beyond, a bar holds a power of two of them."""
 
+LETTERS = 24
+"""So many stand side by side below, or above, the bars."""
 SHARP_DPI = 150
 """Screens of today have more pixels than 100 an inch, and a page scales a picture down at no loss."""
 
@@ -81,7 +83,8 @@ def batch_size_histogram(
     counts = _size_counts(sizes, max_batch_size or 0)
     strip_down(ax)
     bars = ax.bar(range(len(counts)), list(counts.values()), color="#4D5B66", width=0.75)
-    if sum(map(bool, counts.values())) <= 12:  # noqa: PLR2004 - more numbers than that run into each other
+    numbers = [str(count) for count in counts.values() if count]
+    if len(numbers) <= 12 and len(max(numbers, key=len, default="")) * len(numbers) <= LETTERS:  # noqa: PLR2004 - more numbers than that run into each other
         ax.bar_label(bars, labels=[str(count) if count else "" for count in counts.values()], padding=2)
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
@@ -89,6 +92,8 @@ def batch_size_histogram(
         ax.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     step = -(-len(counts) // 8)
     ax.set_xticks(range(0, len(counts), step), list(counts)[::step])
+    if len("".join(list(counts)[::step])) > LETTERS:
+        ax.tick_params(axis="x", rotation=45)
     ax.set_xlim(-0.8, len(counts) - 0.2)
     ax.margins(y=0.12)
     if max_batch_size is not None:

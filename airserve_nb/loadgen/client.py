@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from airserve_nb.loadgen.limits import allow_many_connections
 from airserve_nb.loadgen.outcomes import Run
 from airserve_nb.loadgen.plan import Plan
 from airserve_nb.loadgen.sender import Sender
@@ -81,7 +82,7 @@ async def _keep_reporting(sender: Sender, report: Callable[[dict[str, Any]], obj
 
 def main() -> None:
     """Read a plan from standard input, run it, write the run to standard output."""
-    _allow_many_connections()
+    allow_many_connections()
     plan = Plan.from_json(sys.stdin.buffer.readline())
     gc.collect()
     gc.freeze()
@@ -121,15 +122,6 @@ def _write(data: bytes) -> None:
     while rest:
         rest = rest[sys.stdout.buffer.write(rest) :]
     sys.stdout.buffer.flush()
-
-
-def _allow_many_connections() -> None:
-    """Raise this process's limit of open files to what the system allows it, where there is such a thing."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource  # not on Windows
-
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

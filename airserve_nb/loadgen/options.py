@@ -139,6 +139,14 @@ def read_options(
             raise ProbeError("The arrivals are given as times, so leave out requests and duration.")
         times = _times(arrivals)
         return LoadPlan("open", arrivals="given", times=times, requests=len(times), **limits)
+    return _without_times(requests, duration, duration_s, arrivals, limits)
+
+
+def _without_times(
+    requests: int | None, duration: Any, duration_s: float | None, arrivals: str, limits: dict[str, Any]
+) -> LoadPlan:
+    """Plan a burst or a closed loop."""
+    concurrency = limits["concurrency"]
     if arrivals != "poisson":
         raise ProbeError(f"arrivals is {arrivals!r} and there is no rate; give one too, such as rate=100.")
     if concurrency is None and duration_s is not None:

@@ -147,7 +147,7 @@ class ClientReport:
     lag_p99_ms: float = 0.0
     lag_max_ms: float = 0.0
     loop_p50_ms: float = 0.0
-    """How long its event loop took for one round: an answer may have lain that long before it was read."""
+    """How long something that was ready waited for its event loop, as an answer that has come: the median."""
     loop_p99_ms: float = 0.0
     cpu_share: float = 0.0
     """Of one core, while it ran: 1 is all that a client can have."""

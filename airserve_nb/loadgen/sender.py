@@ -19,6 +19,7 @@ from collections import Counter, deque
 
 from airserve_nb.loadgen.address import Address
 from airserve_nb.loadgen.alarm import Alarm
+from airserve_nb.loadgen.limits import most_connections
 from airserve_nb.loadgen.outcomes import OutcomeKind, Outcomes, Run
 from airserve_nb.loadgen.plan import Plan
 from airserve_nb.loadgen.selfwatch import SelfWatch
@@ -30,9 +31,6 @@ CONNECT_AHEAD_S = 5.0
 """How long the start waits for connections at most: a host that swallows packets must not hold up the rest."""
 AHEAD = 64
 """So many connections of an open loop are opened before the clock starts; more as they are needed."""
-MOST_LANES = 20_000
-"""Connections at most: a host has some 28,000 ports for those to one server."""
-SPARE_FILES = 32
 
 
 class Sender:
@@ -48,7 +46,7 @@ class Sender:
             for _ in range(plan.requests or 0):
                 self.outcomes.add(math.nan)
         most = len(self.outcomes) or plan.concurrency or 1
-        self._most_lanes = min(plan.concurrency or most, most, MOST_LANES, _files() - SPARE_FILES)
+        self._most_lanes = min(plan.concurrency or most, most, most_connections())
         self._address = Address(plan.messages[0].url)
         self._lanes = 0
         self._free: list[Connection] = []
@@ -56,6 +54,7 @@ class Sender:
         self._deadlines: deque[tuple[float, int]] = deque()
         self._held: deque[int] = deque()
         self._next = 0
+        self._has_read = False
         self._zero = time.perf_counter()
         self._done = asyncio.Event()
         self._watch = SelfWatch()
@@ -159,10 +158,16 @@ class Sender:
             if lag < 0:
                 self._pacer.set(self._zero + planned[self._next])
                 return
+            if not (self._free or self._has_read):
+                # Answers that lie unread would free a lane: no new one before they are read.
+                self._has_read = True
+                asyncio.get_running_loop().call_soon(asyncio.get_running_loop().call_soon, self._pump)
+                return
             request = self._next
             self._next += 1
             self._watch.lags.append(lag)
             if self._free:
+                self._has_read = False
                 self._launch(request, self._free.pop())
             elif self._lanes < self._most_lanes:
                 self._lanes += 1
@@ -287,15 +292,6 @@ class Sender:
             if carrier is not None:
                 carrier.abort() if isinstance(carrier, Connection) else carrier.cancel()
                 self._fail(request, "timeout", f"No answer within {self._plan.timeout_s:g} s.")
-
-
-def _files() -> int:
-    """Return how many files this process may have open."""
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return 2**31
-    return int(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str:

@@ -23,6 +23,8 @@ OWN_SHARE = 0.1
 """A client whose own delay is more than this of a latency has measured itself."""
 OWN_MS = 1.0
 """What is less is the machine's noise, not a limit."""
+UNREAD_MS = 0.2
+"""The same of answers that lie unread, in the median."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class ProbeSummary:
     def _client_remarks(self) -> list[str]:
         client, found = self.client, []
         if self.client_limited:
-            delay = f"its event loop took {client.loop_p50_ms:.1f} ms a round"
+            delay = f"answers lay {client.loop_p50_ms:.1f} ms before it read them (median)"
             if self.plan.kind == "open":
                 delay = f"it sent requests {client.lag_p50_ms:.1f} ms late (median; p99 {client.lag_p99_ms:.1f} ms)"
             cause = f"with {client.cpu_share:.0%} of a core in use"
@@ -209,8 +211,6 @@ def summarise(
     good = requests[requests["outcome"] == "ok"]
     errors = Counter(requests["error"].dropna()).most_common(1)
     latencies = _percentiles(good["total_ms"])
-    service = _percentiles(good["service_ms"])
-    answered = Counter(requests["status"].dropna().astype(int))
     return ProbeSummary(
         requests=len(requests),
         ok=kinds["ok"],
@@ -218,13 +218,13 @@ def summarise(
         timeouts=kinds["timeout"],
         connection_errors=kinds["connection_error"],
         cancelled=kinds["cancelled"],
-        statuses=dict(sorted(answered.items())),
+        statuses=dict(sorted(Counter(requests["status"].dropna().astype(int)).items())),
         batches=len(batches),
         mean_batch_size=float(batches["batch_size"].mean()) if len(batches) else math.nan,
         elapsed_s=elapsed_s,
         requests_per_s=len(good) / elapsed_s if len(good) and elapsed_s else math.nan,
         percentiles=latencies,
-        service_percentiles=service,
+        service_percentiles=_percentiles(good["service_ms"]),
         mean_queue_ms=float(good["queue_ms"].mean()),
         mean_predict_ms=float(good["predict_ms"].mean()),
         mean_overhead_ms=float(good["overhead_ms"].mean()),
@@ -264,7 +264,9 @@ def _client_limited(client: ClientReport, latencies: tuple[Percentile, ...], pla
         return False
     if client.cpu_share >= BUSY_SHARE:
         return True
-    own = [(client.loop_p50_ms, latencies[0].ms), (client.lag_p50_ms, latencies[0].ms)]
+    if client.loop_p50_ms > max(UNREAD_MS, OWN_SHARE * latencies[0].ms):
+        return True
+    own = [(client.lag_p50_ms, latencies[0].ms)]
     if latencies[2].ms is not None:
         own.append((client.lag_p99_ms, latencies[2].ms))
     return any(delay > OWN_MS and delay > OWN_SHARE * latency for delay, latency in own)

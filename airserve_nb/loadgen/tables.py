@@ -84,7 +84,6 @@ def request_table(run: Run, steps: Sequence[int] | npt.NDArray[np.int64] | None 
     service_ms = (times["done"] - times["sent"]) * 1000
     queue_ms, predict_ms = (server[name].to_numpy(float) for name in ("queue_ms", "predict_ms"))
     status = pd.Series(np.array(outcomes.status, dtype=int))
-    answers = [_answer(outcomes, request) for request in range(len(outcomes))]
     columns = {
         **times,
         "request_id": _texts(outcomes.request_id),
@@ -100,8 +99,7 @@ def request_table(run: Run, steps: Sequence[int] | npt.NDArray[np.int64] | None 
         "total_ms": (times["done"] - times["planned"]) * 1000,
         "version": _texts(outcomes.version),
         "replica": _texts([""] * len(outcomes)),
-        "answer": pd.Series([answer for answer, _ in answers], dtype=object),
-        "error": pd.Series([error for _, error in answers], dtype=object),
+        **_answers(outcomes),
     }
     frame = pd.DataFrame({name: columns[name] for name in REQUEST_COLUMNS})
     frame.index = pd.RangeIndex(len(frame), name="request")
@@ -142,6 +140,14 @@ def _duration(timing: dict[str, dict[str, str]], name: str) -> float:
 def _batch(timing: dict[str, dict[str, str]]) -> tuple[str | None, int]:
     batch_id, _, size = timing.get("batch", {}).get("desc", "").rpartition("/")
     return (batch_id, int(size)) if batch_id and size.isdecimal() else (None, 0)
+
+
+def _answers(outcomes: Outcomes) -> dict[str, pd.Series[Any]]:
+    pairs = [_answer(outcomes, request) for request in range(len(outcomes))]
+    return {
+        name: pd.Series([pair[place] for pair in pairs], dtype=object)
+        for place, name in enumerate(("answer", "error"))
+    }
 
 
 def _answer(outcomes: Outcomes, request: int) -> tuple[Any, str | None]:
@@ -216,6 +222,10 @@ def batch_table(requests: pd.DataFrame, run: Run, records: pd.DataFrame | None) 
     frame["released"] = released
     frame["released_at"] = pd.to_datetime(run.started_at + released, unit="s", utc=True)
     requests["replica"] = _nothing_is_none(requests["batch_id"].map(frame["replica"].to_dict()))
+    return _tidied(frame)
+
+
+def _tidied(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.rename_axis("batch_id").reset_index()[list(BATCH_COLUMNS)]
     for name in ("batch_id", "release_reason", "version", "replica"):
         frame[name] = _nothing_is_none(frame[name])

@@ -61,15 +61,18 @@ def against_wrk(base: str) -> None:
             limited += summary.client_limited
         rate, ratio, median = (statistics.median(column) for column in (ours, rates, medians))
         print(f"     {path}: {rate:.0f} req/s, client-limited in {limited} of {ROUNDS} rounds", flush=True)
-        bound = "0.9 to 1.1" if path == "/work" else "at least 0.9, or client-limited"
-        report(
-            f"{path}: throughput over wrk's",
-            ratio,
-            bound,
-            kept=0.9 <= ratio <= (1.1 if path == "/work" else 9),
-        )
         if path == "/work":
-            report(f"{path}: p50 over wrk's", median, bound, kept=0.9 <= median <= 1.1)
+            report(f"{path}: throughput over wrk's", ratio, "0.9 to 1.1", kept=0.9 <= ratio <= 1.1)
+        else:
+            honest = ratio >= 0.9 or limited > ROUNDS / 2
+            report(
+                f"{path}: throughput over wrk's",
+                ratio,
+                "at least 0.9, or it says that it is the limit",
+                kept=honest,
+            )
+        if path == "/work":
+            report(f"{path}: p50 over wrk's", median, "0.9 to 1.1", kept=0.9 <= median <= 1.1)
         else:
             report(
                 f"{path}: requests a second at {CONNECTIONS} connections",

@@ -92,10 +92,11 @@ def _mark_rate(ax: Axes, rate: float) -> None:
 
 
 def _log_latency(ax: Axes, values: pd.Series[float]) -> None:
+    if values.empty:
+        return
     ax.set_yscale("log")
-    if len(values):
-        low, high = values.min() / 1.25, values.max() * 1.3
-        ax.set_ylim(low, max(high, low * NARROW))
+    low, high = values.min() / 1.25, values.max() * 1.3
+    ax.set_ylim(low, max(high, low * NARROW))
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(99, 99)))
     ax.yaxis.set_minor_formatter(NullFormatter())

@@ -19,6 +19,8 @@ __all__ = ["prediction", "sweep_figure", "sweep_front", "sweep_grid"]
 
 INK, SOFT, BLUE, ORANGE, AMBER = "#4D5B66", "#6A6A6A", "#0072B2", "#D55E00", "#E69F00"
 MARKERS = "osD^vPXph*"
+DARK = 0.55
+"""From here on black is hard to read."""
 NARROW = 3.0
 """A ratio of the largest to the smallest value up to which whole decades say nothing."""
 
@@ -162,21 +164,15 @@ def sweep_grid(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     if len(known):
         norm = LogNorm(known.min(), max(known.max(), known.min() * NARROW))
         ax.imshow(np.ma.masked_invalid(values), cmap="Blues", norm=norm, aspect="auto", alpha=0.85)
-    behind = {
-        (row["max_batch_size"], row["batch_wait_timeout_s"])
-        for row in table[~table["keeps_up"]].to_dict("records")
-    }
-    for down, wait in enumerate(waits):
-        for across, size in enumerate(sizes):
-            value = values[down, across]
-            dark = np.isfinite(value) and norm(value) > 0.55  # noqa: PLR2004 - where black is hard to read
-            words = (
-                f"{value:.0f}" if np.isfinite(value) else "falls\nbehind" if (size, wait) in behind else "-"
-            )
-            ax.text(
-                across, down, words, ha="center", va="center", fontsize="medium" if np.isfinite(value) else "x-small",
-                color="white" if dark else "#222222" if np.isfinite(value) else SOFT,
-            )  # fmt: skip
+    for row in table.to_dict("records"):
+        value = row["steady_p99_ms"] if row["keeps_up"] else np.nan
+        place = (sizes.index(row["max_batch_size"]), waits.index(row["batch_wait_timeout_s"]))
+        if not np.isfinite(value):
+            words = "-" if row["keeps_up"] or not row["rounds"] else "falls\nbehind"
+            ax.text(*place, words, ha="center", va="center", fontsize="x-small", color=SOFT)
+        else:
+            color = "white" if norm(value) > DARK else "#222222"
+            ax.text(*place, f"{value:.0f}", ha="center", va="center", color=color)
     if len(known):
         down, across = divmod(int(np.nanargmin(values)), len(sizes))
         ax.plot(across, down, marker="o", ms=30, mfc="none", mec=ORANGE, mew=2)

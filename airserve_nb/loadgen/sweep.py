@@ -103,14 +103,8 @@ def sweep(  # noqa: PLR0913 - the grid, and the options of its load, all by name
     """
     before = _settings(service)
     grid = _grid(before, max_batch_size, batch_wait_timeout_s)
-    if (rate is None) == (concurrency is None):
-        raise ProbeError(
-            "A sweep needs either rate=, requests a second, or concurrency=, requests in flight; give one of them."
-        )
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ProbeError(f"rounds is {rounds!r}; give a whole number from 1 on.")
     load: dict[str, Any] = {"rate": rate, "concurrency": concurrency, "timeout_s": timeout_s}
-    run = _Run(service, payload, load, seconds("duration", duration) / rounds, seed)
+    run = _Run(service, payload, load, seconds("duration", duration) / _whole(rounds), seed)
     run.check(len(grid))
     started = time.monotonic()
     try:
@@ -124,7 +118,9 @@ def sweep(  # noqa: PLR0913 - the grid, and the options of its load, all by name
         )
     return SweepResult(
         target=service.name,
-        trials=tuple(Trial(*setting, tuple(run.probes[setting]), setting in run.beyond) for setting in grid),
+        trials=tuple(
+            Trial(*setting, tuple(run.probes.get(setting, ())), setting in run.beyond) for setting in grid
+        ),
         replicas=service.replicas,
         rate=None if rate is None else float(rate),
         concurrency=concurrency,
@@ -143,6 +139,12 @@ def _settings(service: Any) -> BatchSettings:
             f"{service.name} does not batch, so there is nothing to sweep; deploy it without batching=False."
         )
     return settings
+
+
+def _whole(rounds: Any) -> int:
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+        raise ProbeError(f"rounds is {rounds!r}; give a whole number from 1 on.")
+    return rounds
 
 
 def _grid(before: BatchSettings, sizes: Any, waits: Any) -> list[Setting]:
@@ -176,6 +178,10 @@ class _Run:
 
     def check(self, settings: int) -> None:
         """Refuse a load that can't be, and a duration of which nothing is left for one setting."""
+        if (self.load["rate"] is None) == (self.load["concurrency"] is None):
+            raise ProbeError(
+                "A sweep needs either rate=, requests a second, or concurrency=, requests in flight; give one of them."
+            )
         if self.round_s / settings < SHORTEST_S:
             raise ProbeError(
                 f"For {settings} settings {self.round_s:g} s a round are too short; give each {SHORTEST_S:g} s or more, "

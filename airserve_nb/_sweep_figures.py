@@ -117,7 +117,6 @@ def _legend(ax: Axes, shades: dict[int, Any], waits: list[float], table: pd.Data
             ls="",
             marker=_marker(waits, wait),
             ms=7,
-            mfc="none",
             color=INK,
             label=f"wait {wait * 1e3:g} ms",
         )
@@ -127,7 +126,9 @@ def _legend(ax: Axes, shades: dict[int, Any], waits: list[float], table: pd.Data
         Line2D([], [], ls="", marker="o", ms=11, mfc="none", mec=ORANGE, mew=1.6, label="the front")
     )
     if not table["keeps_up"].all():
-        entries.append(Line2D([], [], ls="", marker="s", ms=7, mfc="none", color=SOFT, label="fell behind"))
+        entries.append(
+            Line2D([], [], ls="", marker="s", ms=7, mfc="none", color=SOFT, label="hollow: fell behind")
+        )
     ax.legend(handles=entries, frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
 
 
@@ -204,7 +205,7 @@ def prediction(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     values = table[columns].to_numpy(dtype=float)
     low, high = float(values.min()) / 1.15, float(values.max()) * 1.15
     line = np.array([low, high])
-    ax.fill_between(line, line * 0.9, line * 1.1, color=INK, alpha=0.14, lw=0, label="within 10 %")
+    ax.fill_between(line, line * 0.9, line * 1.1, color=INK, alpha=0.14, lw=0, label="within 10%")
     ax.plot(line, line, color=INK, lw=1)
     for name, color, marker in (("p50", AMBER, "s"), ("steady_p99", BLUE, "o")):
         ax.scatter(

@@ -25,6 +25,8 @@ def compare_figure(requests: Mapping[str, pd.DataFrame]) -> Figure:
     figure = PortableFigure(figsize=(10, 4), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     latency_curve(requests, ax=left)
-    draw_parts(right, list(requests), pd.DataFrame([mean_parts(frame) for frame in requests.values()]))
-    right.set_title("Where the time goes", loc="left", pad=26)
+    draw_parts(
+        right, list(requests), pd.DataFrame([mean_parts(frame) for frame in requests.values()]), columns=2
+    )
+    right.set_title("Where the time goes", loc="left", pad=40)
     return figure

@@ -52,7 +52,7 @@ def latency_curve(
     _draw_axes(ax, longest)
     ax.set_title(_title(requests), loc="left")
     if len(requests) > 1 or open_loop:
-        ax.legend(frameon=False, loc="upper left", fontsize="small")
+        ax.legend(frameon=False, loc="lower right", fontsize="small")
     return ax
 
 
@@ -124,17 +124,16 @@ def _draw_axes(ax: Axes, samples: int) -> None:
 
 def _title(requests: Mapping[str, pd.DataFrame]) -> str:
     """State the finding."""
-    texts = []
-    for name, frame in requests.items():
-        good = frame.loc[frame["outcome"] == "ok", "total_ms"]
-        if good.empty:
-            continue
-        share = next(
-            share for share in (0.99, 0.9, 0.5) if len(good) * (1 - share) >= 1 - 1e-9 or share == MARKED[0]
-        )
-        what = "Half" if share == MARKED[0] else f"{share:.0%}"
-        within = f"within {good.quantile(share):,.0f} ms"
-        texts.append(f"{name}: {within}" if name else f"{what} of {len(good):,} answers came {within}")
-    if len(requests) > 1 and texts:
-        return "99% of the answers came, " + ", ".join(texts)
-    return texts[0] if texts else "No answers"
+    good = {name: frame.loc[frame["outcome"] == "ok", "total_ms"] for name, frame in requests.items()}
+    fewest = min((len(latencies) for latencies in good.values()), default=0)
+    if not fewest:
+        return "No answers" if len(good) < 2 else "Latency of each answer"  # noqa: PLR2004 - several
+    share = next(
+        share for share in (0.99, 0.9, 0.5) if fewest * (1 - share) >= 1 - 1e-9 or share == MARKED[0]
+    )
+    if len(good) > 1:
+        texts = [f"{name} {latencies.quantile(share):,.0f} ms" for name, latencies in good.items()]
+        return f"p{100 * share:g}: {', '.join(texts)}"
+    what = "Half" if share == MARKED[0] else f"{share:.0%}"
+    (latencies,) = good.values()
+    return f"{what} of {len(latencies):,} answers came within {latencies.quantile(share):,.0f} ms"

@@ -80,8 +80,8 @@ def _parts(good: pd.DataFrame) -> pd.DataFrame:
     ).fillna(0)
 
 
-def draw_parts(ax: Axes, labels: Sequence[str], means: pd.DataFrame) -> None:
-    """Draw one stacked bar for each row of ``means``, with its total on top."""
+def draw_parts(ax: Axes, labels: Sequence[str], means: pd.DataFrame, *, columns: int = 4) -> None:
+    """Draw one stacked bar for each row of ``means``, with its total on top; the legend in so many columns."""
     strip_down(ax)
     base = np.zeros(len(means))
     for name in _there(means):
@@ -111,7 +111,7 @@ def draw_parts(ax: Axes, labels: Sequence[str], means: pd.DataFrame) -> None:
     ax.set_xlim(-margin, len(means) - 1 + margin)
     ax.margins(y=0.1)
     ax.set_ylabel("milliseconds of a mean request")
-    _legend(ax, _there(means))
+    _legend(ax, _there(means), columns)
 
 
 def _draw_course(ax: Axes, good: pd.DataFrame) -> None:
@@ -140,11 +140,11 @@ def _there(means: pd.DataFrame) -> list[str]:
     return [name for name in WORDS if totals[name] > LEAST * totals.sum()]
 
 
-def _legend(ax: Axes, names: Sequence[str]) -> None:
+def _legend(ax: Axes, names: Sequence[str], columns: int = 4) -> None:
     ax.legend(
         [Patch(facecolor=COLORS[WORDS[name]], hatch=HATCHES[name], edgecolor="#FFFFFF", linewidth=0) for name in names],
         [WORDS[name] for name in names],
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize="small",
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, fontsize="small",
         borderaxespad=0.2, borderpad=0.2, handlelength=1.6, columnspacing=1.4,
     )  # fmt: skip
 

@@ -23,6 +23,7 @@ from airserve_nb.service import Service
 
 __all__ = ["applications", "connected", "overview"]
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 # What is answered takes milliseconds; a reader of a table waits no longer than this.
@@ -49,19 +50,24 @@ def overview() -> ServiceList:
         Its ``views`` hold name, version, state, URL, engine, replicas and statistics of each.
     """
     found = applications()
-    made_here = services()
-    ours = _views(made_here.values(), found)
-    urls = {view.url for view in ours}
-    names = [name for name, details in found.items() if name not in made_here and _url(details) not in urls]
+    made_here = list(services().values())
+    known = {_application(service) for service in made_here}
+    names = [name for name in found if name not in known]
     connections = _each_within(PATIENCE_S, {name: functools.partial(Service.connect, name) for name in names})
     readable = {name: service for name, service in connections.items() if service is not None}
-    others = {view.name: view for view in _views(readable.values(), found)}
-    return ServiceList((*ours, *(others.get(name) or _foreign(name, found[name]) for name in names)))
+    others = dict(zip(readable, _views(readable.values(), found), strict=True))
+    foreign = (others.get(name) or _foreign(name, found[name]) for name in names)
+    return ServiceList((*_views(made_here, found), *foreign))
 
 
 def connected(name: str) -> Service | None:
     """Return a Service for an application that this kernel has not made; None when there is none to be read."""
-    if name not in applications():
+    found = applications()
+    if not found:
+        return None
+    from airserve_nb.engines import ray_attach
+
+    if name not in found and ray_attach.application_of(name) not in found:
         return None
     return _each_within(PATIENCE_S, {name: lambda: Service.connect(name)})[name]
 
@@ -77,15 +83,20 @@ def applications() -> Mapping[str, Mapping[str, Any]]:
 
 
 def _views(found: Iterable[Service], details: Mapping[str, Mapping[str, Any]]) -> list[ServiceView]:
-    calls = {service.name: functools.partial(ServiceView.of, service, ask=True) for service in found}
-    asked = _each_within(PATIENCE_S, calls)
+    calls = {service: functools.partial(ServiceView.of, service, ask=True) for service in found}
     views = []
-    for service in found:
-        view = asked[service.name] or ServiceView.of(service)
-        if service.engine == "ray" and service.name in details:
-            view = view.with_state(_state(details[service.name]))
+    for service, asked in _each_within(PATIENCE_S, calls).items():
+        view = asked or ServiceView.of(service)
+        application = _application(service)
+        if application is not None and application in details:
+            view = view.with_state(_state(details[application]))
         views.append(view)
     return views
+
+
+def _application(service: Service) -> str | None:
+    """Return the Serve application of a service, which has another name on a cluster of others; None of a local one."""
+    return getattr(service._host, "application", None)  # noqa: SLF001 - only this list asks for it
 
 
 def _foreign(name: str, details: Mapping[str, Any]) -> ServiceView:
@@ -117,14 +128,14 @@ def _url(details: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _each_within(seconds: float, calls: Mapping[str, Callable[[], T]]) -> dict[str, T | None]:
+def _each_within(seconds: float, calls: Mapping[K, Callable[[], T]]) -> dict[K, T | None]:
     """Call all at the same time; None for what has raised, or has not returned after some seconds."""
     deadline = time.monotonic() + seconds
-    futures = {name: _begun(call) for name, call in calls.items()}
-    results: dict[str, T | None] = dict.fromkeys(calls)
-    for name, future in futures.items():
+    futures = {key: _begun(call) for key, call in calls.items()}
+    results: dict[K, T | None] = dict.fromkeys(calls)
+    for key, future in futures.items():
         with contextlib.suppress(Exception):
-            results[name] = future.result(max(0.0, deadline - time.monotonic()))
+            results[key] = future.result(max(0.0, deadline - time.monotonic()))
     return results
 
 

@@ -84,8 +84,9 @@ class Collector:
         self._lost_batches = 0
         self._requests: deque[RequestRecord] = deque(maxlen=KEPT)
         self._batches: deque[BatchRecord] = deque(maxlen=KEPT)
-        self._watchers: list[_Watcher] = []
-        # Guards the list of watchers and who is their thread.
+        # Replaced, never changed: one may end while another thread goes through them.
+        self._watchers: tuple[_Watcher, ...] = ()
+        # Guards who watches and who is their thread.
         self._watching = threading.Lock()
         self._thread: threading.Thread | None = None
         self._nobody_left = threading.Event()
@@ -125,7 +126,7 @@ class Collector:
         with self._lock:
             watcher = _Watcher(tell, list(self._requests), list(self._batches))
             with self._watching:
-                self._watchers.append(watcher)
+                self._watchers = (*self._watchers, watcher)
                 if self._thread is None:
                     self._nobody_left = threading.Event()
                     self._thread = threading.Thread(
@@ -139,8 +140,7 @@ class Collector:
 
     def _end(self, watcher: _Watcher) -> None:
         with self._watching:
-            if watcher in self._watchers:
-                self._watchers.remove(watcher)
+            self._watchers = tuple(each for each in self._watchers if each is not watcher)
             if self._watchers or self._thread is None:
                 return
             thread, self._thread = self._thread, None
@@ -164,8 +164,9 @@ class Collector:
             counters = sum_counters(self._counters.values())
             states = dict(self._states)
             lost_requests, lost_batches = self._lost_requests, self._lost_batches
-            told = [(each, each.requests, each.batches) for each in self._watchers]
-            for each in self._watchers:
+            watchers = self._watchers
+            told = [(each, each.requests, each.batches) for each in watchers]
+            for each in watchers:
                 each.requests, each.batches = [], []
         for watcher, requests, batches in told:
             try:

@@ -17,10 +17,9 @@ import asyncio
 import gc
 import json
 import logging
-import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -29,14 +28,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from airserve_nb._sentences import describe, printable
-from airserve_nb.batching.execution import FIRST_ERROR_STATUS, LAST_ERROR_STATUS, Answer
+from airserve_nb.asgi import (
+    ClientLeftError,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    acknowledge_lifespan,
+    read_body,
+    send_whole,
+)
+from airserve_nb.batching.execution import FIRST_ERROR_STATUS, LAST_ERROR_STATUS
 from airserve_nb.encoding import encode
 from airserve_nb.errors import BadOutputError, QueueFullError, RequestError
+from airserve_nb.exchange import HTTP_OK, JSON_CONTENT, Exchange, client_id
 from airserve_nb.http_adapters import RawRequest
 from airserve_nb.logbook import users_traceback
 from airserve_nb.output import Reader
 from airserve_nb.sharing.plan import OUTSIDE_HEADER
-from airserve_nb.telemetry import Cursor, Page, Recorder, ReplicaState, RequestRecord, preview
+from airserve_nb.telemetry import Cursor, Page, Recorder, ReplicaState, preview
 from airserve_nb.version import Version, VersionSpec, numbered
 from airserve_nb.version_slot import VersionSlot
 
@@ -44,84 +54,14 @@ __all__ = ["Endpoint"]
 
 logger = logging.getLogger("airserve_nb.endpoint")
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-
 Reply = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, headers, body."""
 
-HTTP_OK = 200
-HTTP_CLIENT_LEFT = 499
 HTTP_SERVER_ERROR = 500
 
 # Where the FastAPI route finds the exchange it belongs to.
 EXCHANGE_KEY = "airserve_nb.exchange"
-CLIENT_ID_LENGTH = 64
-JSON_CONTENT = (b"content-type", b"application/json")
 _OUTSIDE = OUTSIDE_HEADER.encode()
-_NOT_IN_CLIENT_ID = re.compile(rb"[^A-Za-z0-9._:-]")
-
-
-class _Exchange:
-    """One request on its way through the endpoint."""
-
-    __slots__ = (
-        "answer", "arrived", "arrived_at", "client_id", "error", "from_outside", "payload", "reply", "request_id",
-        "status", "version",
-    )  # fmt: skip
-
-    def __init__(self, request_id: str) -> None:
-        self.request_id = request_id
-        self.version: Version | None = None
-        self.client_id = b""
-        self.payload = b""
-        self.reply = b""
-        self.from_outside = False
-        self.arrived = time.perf_counter()
-        self.arrived_at = time.time()
-        self.answer: Answer | None = None
-        self.status = HTTP_OK
-        self.error: str | None = None
-
-    def bind(self, version: Version) -> Version:
-        """Be answered by this version, whatever serves by then."""
-        version.hold()
-        self.version = version
-        return version
-
-    def leave(self) -> None:
-        """Note that nobody waits for the answer any more."""
-        self.status, self.error = HTTP_CLIENT_LEFT, "The client left before the answer."
-
-    def end(self, recorder: Recorder, replica: str) -> None:
-        """Write down how it went, and let go of the version."""
-        if self.version is not None:
-            self.version.release()
-        total_ms = (time.perf_counter() - self.arrived) * 1e3
-        answer = self.answer or _NO_ANSWER
-        recorder.add_request(
-            RequestRecord(
-                request_id=self.request_id,
-                arrived_at=self.arrived_at,
-                status=self.status,
-                batch_id=answer.batch_id,
-                batch_size=answer.batch_size,
-                queue_ms=answer.queue_ms,
-                predict_ms=answer.predict_ms,
-                overhead_ms=total_ms - answer.queue_ms - answer.predict_ms,
-                total_ms=total_ms,
-                version=self.version.name if self.version is not None else "",
-                replica=replica,
-                error=self.error,
-                payload=self.payload,
-                answer=self.reply,
-            )
-        )
-
-
-_NO_ANSWER = Answer()
 
 
 class Endpoint:
@@ -207,7 +147,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
         if scope["type"] == "lifespan":
-            await _acknowledge_lifespan(receive, send)
+            await acknowledge_lifespan(receive, send)
             return
         if scope["type"] != "http":
             raise RuntimeError(f"The endpoint speaks HTTP, not {scope['type']}.")
@@ -238,17 +178,17 @@ class Endpoint:
             sentence = f"{scope['method']} is not allowed here; use POST or GET."
             await self.refuse_early(send, 405, sentence, [_allow("GET, POST")])
             return
-        exchange = _Exchange(self._next_request_id())
+        exchange = Exchange(self._next_request_id())
         if self._echo_client_id:
-            exchange.client_id = _client_id(scope)
+            exchange.client_id = client_id(scope)
         exchange.from_outside = any(name == _OUTSIDE for name, _ in scope["headers"])
         try:
-            body = await _read_body(receive)
+            body = await read_body(receive)
             exchange.arrived, exchange.arrived_at = time.perf_counter(), time.time()
             exchange.payload = preview(body or scope["query_string"])
             status, headers, content = await self._guarded_answer(exchange, scope, body)
             exchange.reply = preview(content)
-        except (_ClientLeftError, asyncio.CancelledError) as error:
+        except (ClientLeftError, asyncio.CancelledError) as error:
             # The host cancels when the client is gone.
             exchange.leave()
             if isinstance(error, asyncio.CancelledError):
@@ -257,9 +197,9 @@ class Endpoint:
         finally:
             # Before the answer is sent: who has it finds it among the records.
             exchange.end(self.recorder, self.replica)
-        await _send(send, status, content, headers)
+        await send_whole(send, status, content, headers)
 
-    async def _guarded_answer(self, exchange: _Exchange, scope: Scope, body: bytes) -> Reply:
+    async def _guarded_answer(self, exchange: Exchange, scope: Scope, body: bytes) -> Reply:
         """Answer, whatever an adapter or an encoder raises on its way."""
         try:
             version = exchange.bind(self.version or await self.versions.take())
@@ -280,7 +220,7 @@ class Endpoint:
             return self._refuse(exchange, failure)
 
     async def _answer_through_fastapi(
-        self, exchange: _Exchange, version: Version, scope: Scope, body: bytes
+        self, exchange: Exchange, version: Version, scope: Scope, body: bytes
     ) -> Reply:
         """Answer through FastAPI, with the body read already; what it would send is handed back."""
         unread = [{"type": "http.request", "body": body, "more_body": False}]
@@ -324,7 +264,7 @@ class Endpoint:
         RequestError
             What an HTTP client would have been answered.
         """
-        exchange = _Exchange(self._next_request_id())
+        exchange = Exchange(self._next_request_id())
         try:
             version = exchange.bind(self.version or await self.versions.take())
             answer = await version.batcher.submit(value)
@@ -343,28 +283,28 @@ class Endpoint:
         finally:
             exchange.end(self.recorder, self.replica)
 
-    async def _predict(self, exchange: _Exchange, version: Version, value: Any) -> Reply:
+    async def _predict(self, exchange: Exchange, version: Version, value: Any) -> Reply:
         try:
             answer = await version.batcher.submit(value)
             exchange.answer = answer
             if answer.error is not None:
                 return self._refuse(exchange, answer.error)
-            return HTTP_OK, self._headers(exchange), encode(answer.value)
+            return HTTP_OK, exchange.headers(), encode(answer.value)
         except RequestError as error:
             return self._refuse(exchange, error)
 
-    def _refuse(self, exchange: _Exchange, error: RequestError) -> Reply:
+    def _refuse(self, exchange: Exchange, error: RequestError) -> Reply:
         if not FIRST_ERROR_STATUS <= error.status <= LAST_ERROR_STATUS:
             # Chosen by an adapter: a refusal that claims success would be taken for a prediction.
             error.status = HTTP_SERVER_ERROR
         exchange.status, exchange.error = error.status, printable(str(error))
         self._log(exchange, error)
-        headers = self._headers(exchange)
+        headers = exchange.headers()
         if isinstance(error, QueueFullError):
             headers += _retry_after(error)
         return error.status, headers, _error_body(self._public_sentence(exchange, error), exchange.request_id)
 
-    def _public_sentence(self, exchange: _Exchange, error: RequestError) -> str:
+    def _public_sentence(self, exchange: Exchange, error: RequestError) -> str:
         # What a predictor or an adapter raised by accident may tell what only its owner should read.
         by_accident = error.status >= HTTP_SERVER_ERROR and not isinstance(
             error, QueueFullError | BadOutputError
@@ -374,7 +314,7 @@ class Endpoint:
             return f"The prediction failed with {kind}; the server's log has more under the request's id."
         return printable(str(error))
 
-    def _log(self, exchange: _Exchange, error: RequestError) -> None:
+    def _log(self, exchange: Exchange, error: RequestError) -> None:
         if error.status >= HTTP_SERVER_ERROR and not isinstance(error, QueueFullError):
             cause = users_traceback(error.__cause__ or error)
             self.logger.error("%s: %s\n%s", exchange.request_id, printable(str(error)), cause)
@@ -385,25 +325,7 @@ class Endpoint:
         """Refuse what is no prediction, so that nothing is recorded."""
         request_id = self._next_request_id()
         ours = [JSON_CONTENT, (b"x-airserve-request-id", request_id.encode()), *(headers or [])]
-        await _send(send, status, _error_body(sentence, request_id), ours)
-
-    def _headers(self, exchange: _Exchange) -> list[tuple[bytes, bytes]]:
-        headers = [
-            JSON_CONTENT,
-            (b"x-airserve-request-id", exchange.request_id.encode()),
-        ]
-        if exchange.version is not None:
-            headers.append((b"x-airserve-version", exchange.version.name.encode()))
-        if exchange.client_id:
-            headers.append((b"x-request-id", exchange.client_id))
-        answer = exchange.answer
-        if answer is not None and answer.batch_id is not None:
-            timing = (
-                f"queue;dur={answer.queue_ms:.3f}, predict;dur={answer.predict_ms:.3f}, "
-                f'batch;desc="{answer.batch_id}/{answer.batch_size}"'
-            )
-            headers.append((b"server-timing", timing.encode()))
-        return headers
+        await send_whole(send, status, _error_body(sentence, request_id), ours)
 
 
 def _error_body(sentence: str, request_id: str) -> bytes:
@@ -424,47 +346,3 @@ def _as_response(reply: Reply) -> Response:
 
 def _retry_after(error: QueueFullError) -> list[tuple[bytes, bytes]]:
     return [(b"retry-after", str(max(1, round(error.retry_after_s))).encode())]
-
-
-def _client_id(scope: Scope) -> bytes:
-    """Return the client's X-Request-Id, cut and with nothing in it that could do harm in a log."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            return bytes(_NOT_IN_CLIENT_ID.sub(b"", value)[:CLIENT_ID_LENGTH])
-    return b""
-
-
-async def _read_body(receive: Receive) -> bytes:
-    message = await receive()
-    if not message.get("more_body", False):
-        _raise_if_gone(message)
-        return bytes(message.get("body", b""))
-    parts = [message.get("body", b"")]
-    while message.get("more_body", False):
-        message = await receive()
-        _raise_if_gone(message)
-        parts.append(message.get("body", b""))
-    return b"".join(parts)
-
-
-class _ClientLeftError(Exception):
-    """The connection ended before the request did."""
-
-
-def _raise_if_gone(message: Message) -> None:
-    if message["type"] == "http.disconnect":
-        raise _ClientLeftError
-
-
-async def _send(send: Send, status: int, content: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-    length = (b"content-length", str(len(content)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": content})
-
-
-async def _acknowledge_lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

@@ -149,7 +149,7 @@ class AirServeMagics(ServeDefaults, Magics):
 
         with shown_briefly():
             if args.warm:
-                airserve_nb.warm_up()
+                airserve_nb.warm_up(engine=self.engine, port=self.port, ingress=self.ingress or "auto")
                 return None
             return airserve_nb.overview()
 

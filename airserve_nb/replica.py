@@ -18,9 +18,10 @@ from ray import serve
 
 from airserve_nb import output
 from airserve_nb._sentences import describe
+from airserve_nb.asgi import Receive, Scope, Send
 from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.checkpoint import Checkpoint
-from airserve_nb.endpoint import Endpoint, Receive, Scope, Send
+from airserve_nb.endpoint import Endpoint
 from airserve_nb.engines.ray_truth import home_at
 from airserve_nb.errors import DeployError, OptionError
 from airserve_nb.follower import Follower

@@ -276,9 +276,13 @@ class Service:
                 f"There is no version of {self.name}{now} to go back to; versions() lists those deployed here.",
                 deployment=self.name,
             )
-        self._host.swap(before.spec, overlap=self._overlap)
-        self._history.live, self.example = before, before.example
-        self._host.remember(self._history.told())
+        try:
+            self._host.swap(before.spec, overlap=self._overlap)
+        finally:
+            # Also when an interrupt came too late to stop it.
+            if self.version == before.name:
+                self._history.live, self.example = before, before.example
+                self._host.remember(self._history.told())
 
     def versions(self) -> pd.DataFrame:
         """Return one row a version that was deployed in this kernel.

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -84,6 +85,12 @@ class TruthHome(Protocol):
     def note(self, text: str) -> None:
         """Replace the notes."""
 
+    def forget_editions_before(self) -> None:
+        """Delete what was kept for processes that are no more: each start of new ones has a home of its own."""
+
+    def end(self) -> None:
+        """Delete all that is kept for the deployment, which has ended; harmless when it has gone already."""
+
 
 class _Apart(pickle.Unpickler):
     """Makes new classes, although cloudpickle would find those of an earlier version again and change them.
@@ -112,7 +119,8 @@ class TruthFolder:
     Parameters
     ----------
     path
-        The folder. Whoever can write there can run code in the replicas.
+        The folder, which is one of several in a folder of the deployment's own. Whoever can write there can run code in
+        the replicas.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -175,6 +183,16 @@ class TruthFolder:
     def note(self, text: str) -> None:
         """Replace the notes."""
         self._write(_NOTES, text.encode())
+
+    def forget_editions_before(self) -> None:
+        """Delete the folders beside it."""
+        for other in self.path.parent.iterdir():
+            if other != self.path:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def end(self) -> None:
+        """Delete it and the folders beside it."""
+        shutil.rmtree(self.path.parent, ignore_errors=True)
 
     def _write(self, name: str, content: bytes) -> None:
         """Write a file in one step: a reader finds all of it, or the one before."""

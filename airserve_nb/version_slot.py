@@ -145,10 +145,16 @@ class VersionSlot:
         await self._room()
 
     async def restore(self) -> None:
-        """Serve again what was let go, unless a version serves."""
-        if self._vacated is not None:
-            await self._room()
-            await self.activate(self._vacated)
+        """Serve again what was let go, unless a version serves, or comes to serve meanwhile: that one is newer."""
+        spec = self._vacated
+        if spec is None:
+            return
+        await self._room()
+        version = await self.prepare(spec)
+        if self._vacated is spec:
+            self.switch_to(version)
+        else:
+            self.discard(version)
 
     async def _room(self) -> None:
         """Wait until no model is left in memory."""

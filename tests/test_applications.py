@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from airserve_nb import Predictor, PredictorDeployment, applications, deploying, overview
+from airserve_nb import Predictor, PredictorDeployment, Service, applications, deploying, overview
+from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.magic_line import running
 
 
@@ -62,6 +64,39 @@ def test_who_does_not_answer_holds_nobody_up(serve_local: Any, monkeypatch: pyte
     assert (views["bad"].state, views["bad"].url) == ("running", bad.url)
     assert views["good"].statistics is not None
     assert good.state == "running"
+
+
+def test_services_of_an_attached_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There our applications have names with a prefix: each is listed once, under its own name and state, and found."""
+    from airserve_nb.engines import ray_attach
+
+    class Host(SimpleNamespace):
+        engine, ingress, replicas, version, settings = "ray", "python", 1, "v1", BatchSettings()
+
+        def recall(self) -> list[Any]:
+            return []
+
+        def pages(self, cursors: Any) -> list[Any]:
+            return []
+
+    def service(name: str) -> Service:
+        return Service(Host(name=name, application=f"airserve-{name}", url=f"http://head:8000/{name}"))
+
+    mine, left = service("mine"), service("left")
+    found = {
+        "airserve-mine": {"status": "UNHEALTHY", "route_prefix": "/mine"},
+        "airserve-left": {"status": "RUNNING", "route_prefix": "/left"},
+    }
+    monkeypatch.setattr(applications, "services", lambda: {"mine": mine})
+    monkeypatch.setattr(applications, "applications", lambda: found)
+    monkeypatch.setattr(ray_attach, "is_attached", lambda: True)
+    monkeypatch.setattr(Service, "connect", lambda app: {"airserve-left": left, "left": left}[app])
+    assert [(view.name, view.state, view.ours) for view in overview().views] == [
+        ("mine", "failed", True),
+        ("left", "running", True),
+    ]
+    assert applications.connected("left") is left
+    assert applications.connected("lef") is None
 
 
 @pytest.fixture

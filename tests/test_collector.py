@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -228,3 +229,37 @@ def test_a_watcher_that_raises_is_left_alone(eventually: Any) -> None:
     collector.watch(broken)
     eventually(lambda: collector_threads() == 0, "the thread ends with its last watcher")
     assert len(calls) == 1
+
+
+def test_who_ends_takes_nothing_from_the_others(eventually: Any) -> None:
+    """A watcher that ends while records are handed out does not make another one miss them, or be told them twice."""
+    read: list[RequestRecord] = []
+
+    class Ending(tuple[RequestRecord, ...]):  # noqa: SLOT001 - a few
+        """Records; while they are handed to the first watcher, it ends."""
+
+        def __iter__(self) -> Any:
+            # The first reading is the collector's own.
+            if self and len(read) == 1:
+                end_first()
+            read.extend(self[:1])
+            return super().__iter__()
+
+    replicas = Replicas("a")
+
+    def pages(cursors: Mapping[str, Cursor]) -> list[tuple[str, Page]]:
+        return [
+            (name, replace(page, requests=Ending(page.requests))) for name, page in replicas.pages(cursors)
+        ]
+
+    collector = Collector(pages)
+    first, second, third = Listener(), Listener(), Listener()
+    end_first, *ends = [collector.watch(each) for each in (first, second, third)]
+    replicas.recorders["a"].add_request(request(1))
+    seen = [
+        eventually(lambda each=each: [r.request_id for tick in each.ticks for r in tick.requests], "a record")
+        for each in (second, third)
+    ]
+    for end in ends:
+        end()
+    assert seen == [["a-1"], ["a-1"]]

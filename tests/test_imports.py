@@ -19,7 +19,7 @@ NOTEBOOK = {"IPython", "ipywidgets", "anywidget", "traitlets"}
 # The pure and the server's side: neither Ray nor the notebook.
 SERVING = (
     "checkpoint.py", "_checkpoint_", "predictor.py", "predictors/", "function_predictor.py", "http_adapters.py",
-    "_adapter_", "_data.py", "encoding.py", "batching/", "telemetry.py", "logbook.py", "endpoint.py", "version.py",
+    "_adapter_", "_data.py", "encoding.py", "batching/", "telemetry.py", "logbook.py", "asgi.py", "exchange.py", "endpoint.py", "version.py",
     "truth.py", "follower.py", "history.py", "diagnosis.py", "_diagnosis_", "simulation.py", "_virtual_clock.py",
     "capacity.py", "_capacity_search.py", "service_time.py", "_model_figures.py",
     "figures.py", "_figure_base.py", "_timeline.py", "_batch_strips.py", "_occupancy.py", "_latency_curve.py",

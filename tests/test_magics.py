@@ -474,11 +474,15 @@ class TestOthers:
     def test_warm_starts_ray_in_the_background(
         self, shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """%serve --warm calls the function of that name, and shows nothing."""
-        calls: list[int] = []
-        monkeypatch.setattr(airserve_nb, "warm_up", lambda: calls.append(1), raising=False)
+        """%serve --warm calls the function of that name with what %config says, and shows nothing."""
+        calls: list[dict[str, Any]] = []
+        monkeypatch.setattr(airserve_nb, "warm_up", lambda **options: calls.append(options), raising=False)
         assert shell.run_line_magic("serve", "--warm") is None
-        assert calls == [1]
+        shell.run_line_magic("config", "AirServeMagics.port = 8123")
+        shell.run_line_magic("config", "AirServeMagics.ingress = 'python'")
+        assert shell.run_line_magic("serve", "--warm") is None
+        nothing_said = {"engine": None, "port": None, "ingress": "auto"}
+        assert calls == [nothing_said, {**nothing_said, "port": 8123, "ingress": "python"}]
 
     def test_serve_line_takes_no_name(self, shell: InteractiveShell) -> None:
         """Who meant the cell magic is told."""

@@ -73,3 +73,16 @@ def test_its_error_is_raised_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeployError, match="no"):
         warming.finish_warming()
     warming.finish_warming()
+
+
+def test_who_attaches_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray that is just starting here is not pulled down by a cell that names another one: it is waited for."""
+    from airserve_nb.engines import ray_attach
+
+    def start(*_args: Any) -> None:
+        raise DeployError("warm-up failed")
+
+    monkeypatch.setattr(warming, "_start", start)
+    warm_up(engine="ray")
+    with pytest.raises(DeployError, match="warm-up failed"):
+        ray_attach.attach("127.0.0.1:1")

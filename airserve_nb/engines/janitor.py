@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = ["PREFIX", "clean_up", "sweep", "watch"]
@@ -126,19 +127,32 @@ def _processes() -> list[int]:
 
 
 def _processes_of(folder: str) -> list[int]:
-    """Return the processes that were started with ``folder``, janitors excepted (Linux; else none).
+    """Return the processes that were started with ``folder``, janitors excepted (Linux; else none)."""
+    return [
+        pid
+        for pid in _processes()
+        if _was_started_with(folder, pid) and not _is_janitor_of(Path(folder), pid)
+    ]
 
-    It is in their command line, or, where they gave themselves another name, their folder for temporary files, which
-    Ray alone was given.
+
+def _was_started_with(folder: str, pid: int) -> bool:
+    """Whether a process has the folder in its command line, for its temporary files, or is Ray's and logs there.
+
+    Ray's processes give themselves other names, which may go over their variables, too.
     """
-    name, variable = folder.encode(), f"TMPDIR={folder}".encode()
-    found = []
-    for pid in _processes():
+    with contextlib.suppress(OSError):
+        command = _read(pid, "cmdline")
+        if folder.encode() in command or f"TMPDIR={folder}".encode() in _read(pid, "environ").split(b"\0"):
+            return True
+        return command.startswith(b"ray::") and any(_files_within(folder, pid))
+    return False
+
+
+def _files_within(folder: str, pid: int) -> Iterator[Path]:
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
-            ours = name in _read(pid, "cmdline") or variable in _read(pid, "environ").split(b"\0")
-            if ours and not _is_janitor_of(Path(folder), pid):
-                found.append(pid)
-    return found
+            if (file := descriptor.readlink()).is_relative_to(folder):
+                yield file
 
 
 def _is_janitor_of(folder: Path, pid: int) -> bool:

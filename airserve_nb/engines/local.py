@@ -20,7 +20,8 @@ import uvicorn
 from airserve_nb import output
 from airserve_nb._deploy_options import check_replicas
 from airserve_nb._sentences import describe
-from airserve_nb.endpoint import Endpoint, Message, Receive, Scope, Send
+from airserve_nb.asgi import Message, Receive, Scope, Send
+from airserve_nb.endpoint import Endpoint
 from airserve_nb.engines.ports import listen_near
 from airserve_nb.errors import AirServeError, DeployError
 from airserve_nb.logbook import LogBook

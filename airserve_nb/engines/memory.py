@@ -1,6 +1,7 @@
 """How much memory this process can still have, and whether that is enough for Ray.
 
-It is what the machine has left, or a control group that limits it (Linux). A container on a large machine is told of the machine's memory; what counts is its group's limit.
+It is what the machine has left, or a control group that limits it (Linux). A container on a large machine is told of
+the machine's memory; what counts is its group's limit.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from airserve_nb.errors import DeployError
 
 __all__ = ["available_bytes", "look_at_memory"]
 
-# What Ray and one replica of a small model take on a machine, measured.
+# What Ray and one replica of a small model take: an estimate, for each process's share of what several have in common
+# depends on the machine.
 NEEDED_BYTES = 900 * 2**20
 CERTAINLY_TOO_LITTLE = 0.5
 # What a group without a limit says in the first version of control groups: nearly 2**63.
@@ -48,7 +50,7 @@ def look_at_memory() -> None:
     if available is None or available >= NEEDED_BYTES:
         return
     sentence = (
-        f"Ray needs some {NEEDED_BYTES / 2**20:.0f} MiB of memory for one replica, and {available / 2**20:.0f} MiB are "
+        f"Ray needs about {NEEDED_BYTES / 2**20:.0f} MiB of memory for one replica, and {available / 2**20:.0f} MiB are "
         "available here; free some, or use engine='local'."
     )
     if available < NEEDED_BYTES * CERTAINLY_TOO_LITTLE:

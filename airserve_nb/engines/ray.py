@@ -91,8 +91,7 @@ def deploy(
             old, settings = before
             home.confirm(Truth(2, home.stage(old), settings))
         raise
-    if isinstance(home, ray_truth.TruthActor):
-        home.forget_editions_before()
+    home.forget_editions_before()
     return host
 
 
@@ -122,8 +121,7 @@ def _take_back(app: str, home: TruthHome, *, wait: bool) -> None:
     deadline = time.monotonic() + 1.0
     while not wait and _is_there(app) and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    if isinstance(home, ray_truth.TruthActor):
-        home.end()
+    home.end()
 
 
 def _what_serves(app: str, running: Mapping[str, Any]) -> tuple[bytes, BatchSettings] | None:
@@ -146,9 +144,9 @@ def _new_home(app: str, name: str) -> TruthHome:
     """Make a home of its own for new processes: the replicas that they replace go on serving what theirs says."""
     session = ray_cluster.temporary_folder()
     if session is not None:
-        parent = session / "versions"
+        parent = session / "versions" / name
         parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return TruthFolder(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+        return TruthFolder(tempfile.mkdtemp(dir=parent))
     # A Ray that we did not start may have its replicas on other machines, where no folder of ours is.
     whose = ray_truth.start_keeper(app)
     if whose != ray_truth.owner():

@@ -24,6 +24,7 @@ from airserve_nb._sentences import as_sentence, describe
 from airserve_nb.engines import ray_cluster
 from airserve_nb.engines.base import Progress, silent
 from airserve_nb.errors import DeployError
+from airserve_nb.warming import finish_warming
 
 __all__ = [
     "PREFIX",
@@ -88,6 +89,8 @@ def attach(address: str, *, progress: Progress = silent) -> None:
         to another Ray.
     """
     global _attached_to  # noqa: PLW0603 - one Ray a process
+    # Beside a Ray that is just starting here, neither would be whole.
+    finish_warming(progress)
     found = _found(address)
     if ray.is_initialized():
         _refuse_another(address, found)
@@ -208,7 +211,7 @@ def _refusal(found: str, error: Any) -> DeployError:
             "get-auth-token shows it there) into RAY_AUTH_TOKEN or ~/.ray/auth_token, and restart the kernel."
         )
     return DeployError(
-        f"No Ray cluster answers at {found} ({as_sentence(str(error.details() or error.code()))[:200]}); check the "
+        f"No Ray cluster answers at {found} ({str(error.details() or error.code()).rstrip('.')[:200]}); check the "
         "address: ray start shows it, and ray:// has a port of its own, 10001."
     )
 

@@ -20,9 +20,9 @@ from ray.serve.exceptions import DeploymentUnavailableError
 
 from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.engines import ray_attach, ray_cluster, ray_luggage
-from airserve_nb.engines.ray_placement import refuse_what_has_no_room
+from airserve_nb.engines.ray_placement import Waiting, refuse_what_has_no_room
 from airserve_nb.engines.ray_travel import pickled
-from airserve_nb.engines.ray_truth import TruthActor, home_at
+from airserve_nb.engines.ray_truth import home_at
 from airserve_nb.errors import DeployError
 from airserve_nb.replica import Failure, unpack
 from airserve_nb.telemetry import Cursor, Page
@@ -110,7 +110,7 @@ class RayHost:
         if self.application in serve.status().applications:
             with ray_cluster.quiet_logs():
                 called_outside_loop(serve.delete, self.application)
-        if isinstance(self._home, TruthActor):
+        if self._home is not None:
             self._home.end()
 
     # -- changing what runs ---------------------------------------------------------------------
@@ -235,26 +235,37 @@ class RayHost:
             When there is no room for them, or the deployment was not made to be scaled.
         """
         refuse_what_has_no_room(self.name, num_replicas - self.replicas, self.num_cpus)
+        self._ask_for_replicas(num_replicas)
+        try:
+            self._wait_for_replicas(num_replicas)
+        except BaseException:
+            # An interrupt, too. Serve would go on waiting for what does not come.
+            with suppress(Exception):
+                self._ask_for_replicas(self.replicas)
+            raise
+        self.replicas = num_replicas
+
+    def _ask_for_replicas(self, count: int) -> None:
         # No public call scales without a restart except over Ray's dashboard, which does not run here.
         controller = _get_global_client()._controller  # noqa: SLF001 - see above
         deployment = DeploymentID(name=self._handle.deployment_name, app_name=self.application)
         try:
             called_outside_loop(
-                _unwrapped,
-                lambda: ray.get(controller.update_deployment_replicas.remote(deployment, num_replicas)),
+                _unwrapped, lambda: ray.get(controller.update_deployment_replicas.remote(deployment, count))
             )
         except ExternalScalerDisabledError:
             raise DeployError(
                 f"{self.name} was not deployed by this package, so it is scaled where it was: set num_replicas there.",
                 deployment=self.name,
             ) from None
-        self.replicas = num_replicas
+
+    def _wait_for_replicas(self, count: int) -> None:
         deadline = time.monotonic() + SCALE_PATIENCE_S
-        while self._replica_states() != {ReplicaState.RUNNING: num_replicas}:
-            if time.monotonic() > deadline:
+        waiting = Waiting({"CPU": self.num_cpus})
+        while self._replica_states() != {ReplicaState.RUNNING: count}:
+            if time.monotonic() > deadline or waiting.is_certain():
                 raise DeployError(
-                    f"{self.name} does not have {num_replicas} replicas after {SCALE_PATIENCE_S:g} s; Ray's free "
-                    f"resources are {ray.available_resources()}.",
+                    f"{self.name} can't have {count} replicas: {waiting.in_words()}; it keeps {self.replicas}.",
                     deployment=self.name,
                 )
             time.sleep(POLL_S)

@@ -34,13 +34,14 @@ def refuse_what_has_no_room(name: str, more_replicas: int, num_cpus: float) -> N
         With the numbers.
     """
     needed = more_replicas * num_cpus
+    replicas = "1 replica" if more_replicas == 1 else f"{more_replicas} replicas"
     total = float(ray.cluster_resources().get("CPU", 0))
     deadline = time.monotonic() + SETTLE_S
     while needed > (free := float(ray.available_resources().get("CPU", 0))) + ROUNDING:
         if needed > total + ROUNDING or time.monotonic() > deadline:
             raise DeployError(
-                f"{name} needs {needed:g} more CPUs ({more_replicas} replicas of {num_cpus:g}), but {free:g} of Ray's "
-                f"{total:g} are free; ask for fewer, or stop something.",
+                f"{name} needs {needed:g} more CPUs ({replicas} of {num_cpus:g}), but {free:g} of Ray's {total:g} are "
+                "free; ask for fewer, or stop something.",
                 deployment=name,
             )
         time.sleep(POLL_S)
@@ -73,6 +74,8 @@ class Waiting:
 
     def in_words(self) -> str:
         """Say what is needed, and what there is."""
+        if not self._resources:
+            return "Ray started no process in time"
         needed = " and ".join(f"{amount:g} {name}" for name, amount in self._resources.items())
         total, free = ray.cluster_resources(), ray.available_resources()
         there = ", ".join(

@@ -275,7 +275,7 @@ class TruthActor:
         self._call("note", text)
 
     def forget_editions_before(self) -> None:
-        """Delete the other editions: the processes that needed them are no more."""
+        """Delete the other editions."""
         self._call("forget_editions_but")
 
     def end(self) -> None:

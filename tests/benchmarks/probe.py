@@ -23,7 +23,7 @@ from run import report, verdict, wrk
 from airserve_nb import probe
 
 HERE = Path(__file__).parent
-ROUNDS = 5
+ROUNDS = 9
 CONNECTIONS = 64
 BODY = {"array": [40]}
 KINDS = {
@@ -52,8 +52,8 @@ def against_wrk(base: str) -> None:
         rates, medians, ours = [], [], []
         limited = 0
         for _ in range(ROUNDS):
-            theirs = wrk(base + path, CONNECTIONS, seconds=3)
-            summary = probe(base + path, BODY, concurrency=CONNECTIONS, duration="3s").summary()
+            theirs = wrk(base + path, CONNECTIONS, seconds=2)
+            summary = probe(base + path, BODY, concurrency=CONNECTIONS, duration="2s").summary()
             assert summary.p50_ms is not None
             ours.append(summary.requests_per_s)
             rates.append(summary.requests_per_s / theirs[0])

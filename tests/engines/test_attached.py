@@ -332,6 +332,10 @@ told = [service.name, service.version, service.batching, service.replicas, servi
         ]  # fmt: skip
         assert told[8] == ["v1", "v2", "v3", "v4"]
         assert 1 <= told[9] <= kept + 1
+        listed = second.run(
+            "import airserve_nb; told = sorted((v.name, v.state, v.ours) for v in airserve_nb.overview().views)"
+        )
+        assert listed == [["foreign", "running", False], ["shared", "running", True]]
         second.run("service.rollback()")
         assert send().json() == [2.0]
         # Exact names are found as well, and deploying again takes over what runs, with a name of its own.

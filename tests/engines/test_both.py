@@ -143,7 +143,7 @@ def test_the_tables(adder: Any, shared_script: Any, eventually: Any) -> None:
     table = adder.requests()
     assert list(table.columns) == [
         "request_id", "arrived_at", "status", "batch_id", "batch_size", "queue_ms", "predict_ms", "overhead_ms",
-        "total_ms", "version", "replica", "error",
+        "total_ms", "version", "replica", "error", "payload", "answer",
     ]  # fmt: skip
     assert len(table) >= rows
     assert table.arrived_at.is_monotonic_increasing

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,21 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 @pytest.fixture
 def sleeper() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start processes that do nothing, with words in their command line and variables."""
+    """Start processes that do nothing, with words in their command line and variables, or a title and an open file."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(*words: str, **environment: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", "import time; print(flush=True); time.sleep(100)", *words]
-        process = subprocess.Popen(  # noqa: S603 - our own code
-            command, env={**os.environ, **environment}, stdout=subprocess.PIPE
-        )
+    def start(
+        *words: str, title: str | None = None, file: str | None = None, **environment: str
+    ) -> subprocess.Popen[bytes]:
+        code = "import sys, time; print(flush=True); time.sleep(100)"
+        with nullcontext() if file is None else Path(file).open() as stdin:
+            process = subprocess.Popen(  # noqa: S603 - our own code
+                [title or sys.executable, "-c", code, *words],
+                executable=sys.executable,
+                env={**os.environ, **environment},
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+            )
         assert process.stdout is not None
         process.stdout.readline()
         started.append(process)
@@ -61,14 +69,17 @@ def test_what_a_dead_kernel_left_is_cleaned_up(tmp_path: Path, sleeper: Any, eve
     """Its folder goes, and every process that was started with it; no process that only mentions another one."""
     folder = folder_of(tmp_path, "dead", dead_owner())
     named, hidden = sleeper(str(folder / "r")), sleeper(TMPDIR=str(folder))
+    (folder / "log").touch()
+    renamed = sleeper(file=str(folder / "log"), title="ray::Agent")
+    reader = sleeper(file=str(folder / "log"))
     bystander = sleeper(str(tmp_path), TMPDIR=str(tmp_path), RAY_AUTH_TOKEN_PATH=str(folder / "token"))
     janitor.sweep(tmp_path)
     eventually(lambda: not folder.exists(), "the folder goes")
-    assert (named.wait(30), hidden.wait(30)) == (-9, -9)
-    assert bystander.poll() is None
+    assert (named.wait(30), hidden.wait(30), renamed.wait(30)) == (-9, -9, -9)
+    assert bystander.poll() is reader.poll() is None
 
 
-def test_what_may_be_in_use_is_left_alone(tmp_path: Path, sleeper: Any) -> None:
+def test_what_may_be_in_use_is_left_alone(tmp_path: Path, sleeper: Any, eventually: Any) -> None:
     """A living owner, a watching janitor, another machine or container, no owner, a link: none is touched."""
     dead = dead_owner()
     machine = janitor._machine()
@@ -90,7 +101,8 @@ def test_what_may_be_in_use_is_left_alone(tmp_path: Path, sleeper: Any) -> None:
     assert _stale(watched)
     janitor_process = janitor._start(watched, subprocess.PIPE)
     try:
-        assert not _stale(watched)
+        # A process that has just been started has no command line yet.
+        eventually(lambda: not _stale(watched), "the janitor is seen")
     finally:
         janitor_process.communicate()
     assert not watched.exists()

@@ -185,6 +185,30 @@ def test_an_interrupt_that_comes_too_late_says_so(
     assert service.request({"array": [1]}).json() == [1.0]
 
 
+def test_a_rollback_that_is_interrupted_too_late_is_one(
+    serve_on: Any, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What serves after the interrupt is what the service calls live, and what it goes back from."""
+    service = serve_on(constant(1), name="back_late", code="first", example=1)
+    serve_on(constant(2), name="back_late", code="second", example=2)
+    host = type(service._host)
+    what_comes_after = "_call" if engine == "local" else "_tell"
+    original = getattr(host, what_comes_after)
+
+    def interrupted(self: Any, *args: Any) -> None:
+        original(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(host, what_comes_after, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        service.rollback()
+    monkeypatch.undo()
+    assert service.request({"array": [1]}).json() == [1.0]
+    assert (service.code, service.example) == ("first", 1)
+    with pytest.raises(DeployError, match="to go back to"):
+        service.rollback()
+
+
 def lonely(value: float, *, fails: bool = False) -> type[Predictor]:
     """Make a predictor that can only be loaded when no other of its kind is in memory."""
 
@@ -403,6 +427,20 @@ def test_scaling(ray_cluster: str) -> None:
         service.stop()
 
 
+@pytest.mark.ray
+def test_what_does_not_come_is_not_waited_for(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When others were faster to take the room, scaling says so, and neither it nor Serve goes on waiting."""
+    monkeypatch.setattr("airserve_nb.engines.ray_host.refuse_what_has_no_room", lambda *_: None)
+    service = deploy(constant(1), name="crowded", num_cpus=3)
+    try:
+        with pytest.raises(DeployError, match=r"each replica needs 3 CPU, .* it keeps 1"):
+            service.scale(2)
+        assert service.replicas == Service.connect("crowded").replicas == 1
+        assert service.request({"array": [1]}).json() == [1.0]
+    finally:
+        service.stop()
+
+
 def pids_of(replicas: list[dict[str, Any]]) -> set[int]:
     return {each["pid"] for each in replicas}
 
@@ -421,8 +459,11 @@ def test_other_resources_take_a_rolling_update(ray_cluster: str, eventually: Any
             eventually(lambda: load.answers[-1][3] == 2.0, "the new one answers")
         assert {status for _, status, _, _ in load.answers} == {200}
         assert service.request({"array": [1]}).json() == [2.0]
+        kept = Path(after["truth"])
+        assert list(kept.parent.iterdir()) == [kept], "the old processes' models are still on the disk"
     finally:
         service.stop()
+    assert not kept.parent.exists()
 
 
 @pytest.mark.ray

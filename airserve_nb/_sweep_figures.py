@@ -21,6 +21,8 @@ INK, SOFT, BLUE, ORANGE, AMBER = "#4D5B66", "#6A6A6A", "#0072B2", "#D55E00", "#E
 MARKERS = "osD^vPXph*"
 DARK = 0.55
 """From here on black is hard to read."""
+WIDE = 12.0
+"""A ratio from which on only some labels of an axis have room."""
 NARROW = 3.0
 """A ratio of the largest to the smallest value up to which whole decades say nothing."""
 
@@ -214,7 +216,7 @@ def prediction(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         )  # fmt: skip
     for axis, scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
         scale("log")
-        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high < WIDE * low else (1, 3)))
         axis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(99, 99)))
         axis.set_minor_formatter(NullFormatter())
     ax.set_xlim(low, high)

@@ -101,7 +101,9 @@ def _log_latency(ax: Axes, values: pd.Series[float]) -> None:
     ax.set_yscale("log")
     low, high = values.min() / 1.25, values.max() * 1.3
     ax.set_ylim(low, max(high, low * NARROW))
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_locator(
+        LogLocator(subs=(1, 2, 5) if high > WIDE * low else (1, 1.5, 2, 3, 5, 7), numticks=99)
+    )
     ax.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(99, 99)))
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.grid(axis="y", color="#808080", alpha=0.2, linewidth=0.8)
@@ -127,7 +129,7 @@ def _legend(ax: Axes, shades: dict[int, Any], waits: list[float], table: pd.Data
     entries.append(
         Line2D([], [], ls="", marker="o", ms=11, mfc="none", mec=ORANGE, mew=1.6, label="the front")
     )
-    if not table["keeps_up"].all():
+    if (~table["keeps_up"] & table["steady_p99_ms"].notna()).any():
         entries.append(
             Line2D([], [], ls="", marker="s", ms=7, mfc="none", color=SOFT, label="hollow: fell behind")
         )
@@ -216,7 +218,9 @@ def prediction(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         )  # fmt: skip
     for axis, scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
         scale("log")
-        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high < WIDE * low else (1, 3)))
+        axis.set_major_locator(
+            LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high < WIDE * low else (1, 3), numticks=99)
+        )
         axis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(99, 99)))
         axis.set_minor_formatter(NullFormatter())
     ax.set_xlim(low, high)

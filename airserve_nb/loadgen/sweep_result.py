@@ -31,6 +31,8 @@ __all__ = ["SweepResult", "Trial"]
 
 Floats = npt.NDArray[np.float64]
 
+AS_LOW = 0.05
+"""Latencies that differ by less are as low: another run would order them otherwise."""
 PART = 100
 """Answers that a p99 takes."""
 
@@ -134,7 +136,7 @@ class SweepResult:
     def recommend(self, p99_ms: float | None = None) -> Recommendation:
         """Return the best setting: of those that keep up without an error, the one with the lowest steady p99.
 
-        In a closed loop, where settings differ in throughput: of those whose steady p99 is at most ``p99_ms``, the one with
+        Of those that are within 5 % of it, which is as good, it is the one with the lowest p50. In a closed loop, where settings differ in throughput: of those whose steady p99 is at most ``p99_ms``, the one with
         the most answers a second. Settings of the last round come first, for of the others less is known. Where none keeps
         the limit, it is the one with the lowest, and says so.
 
@@ -162,7 +164,8 @@ class SweepResult:
         if self.rate is None and len(fine):
             best = fine.loc[fine["requests_per_s"].idxmax()]
         else:
-            best = known.loc[known["steady_p99_ms"].idxmin()]
+            as_low = known["steady_p99_ms"] <= (1 + AS_LOW) * known["steady_p99_ms"].min()
+            best = known.loc[known[as_low]["p50_ms"].idxmin()]
         return Recommendation(
             max_batch_size=int(best["max_batch_size"]),
             batch_wait_timeout_s=float(best["batch_wait_timeout_s"]),

@@ -262,6 +262,16 @@ class TestConclusions:
         assert missed.settings == chosen.settings
         assert str(missed).startswith("No setting kept p99 within 39 ms; the nearest is max_batch_size=2")
 
+    def test_as_low(self) -> None:
+        """Of settings whose p99 is as low, the one with the lower p50 is taken."""
+        slow_tail = np.r_[np.full(180, 30.0), np.full(20, 41.0)]
+        found = swept(
+            Trial(2, 0.01, (made(np.full(200, 40.0)),), fell_behind=False),
+            Trial(3, 0.0, (made(slow_tail),), fell_behind=False),
+            Trial(4, 0.0, (made(np.full(200, 20.0) + 23),), fell_behind=False),
+        )
+        assert found.recommend().max_batch_size == 3
+
     def test_recommends_of_the_last_round(self) -> None:
         """What left early is not recommended, though the few answers of it look good."""
         short = Trial(1, 0.0, (made(np.full(200, 20.0)),), fell_behind=False)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from airserve_nb.loadgen.prediction import Prediction
     from airserve_nb.loadgen.result import ProbeResult
 
-__all__ = ["SweepResult", "Trial"]
+__all__ = ["SweepResult", "Trial", "steady_p99"]
 
 Floats = npt.NDArray[np.float64]
 

@@ -219,7 +219,7 @@ def prediction(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for axis, scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
         scale("log")
         axis.set_major_locator(
-            LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high < WIDE * low else (1, 3), numticks=99)
+            LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 8) if high < WIDE * low else (1, 3), numticks=99)
         )
         axis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(99, 99)))
         axis.set_minor_formatter(NullFormatter())

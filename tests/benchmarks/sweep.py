@@ -1,7 +1,8 @@
 """What a sweep of twelve settings costs, and whether its choice is right.
 
 ``python sweep.py [local|ray]``. Bars: at most 60 s; the chosen setting's p99 within 10 % of the best one's when each is
-measured for 30 s (in turns, three seconds each); the service as it was before. Prints one line a figure, as ``run.py`` does. Takes some five minutes.
+measured for 30 s (in turns, three seconds each); the service as it was before. Prints one line a figure, as ``run.py`` does. Takes some five minutes. On a machine
+that does other things besides, run it with ``chrt -r 5``: its figures are else those of the other things.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 ``python validate.py [local|ray]``. The service time is fitted to one run, a ramp of rates; what adapter, HTTP and client
 take is the median of another, at a low rate. Then each setting is measured in rounds, in turns, and simulated with the very
 arrivals that it had. Bars: the median error at most 10 %, the worst at most 25 %.
-Prints one line a figure, as ``run.py`` does. Takes some three minutes.
+Prints one line a figure, as ``run.py`` does. Takes some three minutes. On a machine
+that does other things besides, run it with ``chrt -r 5``: its figures are else those of the other things.
 """
 
 from __future__ import annotations

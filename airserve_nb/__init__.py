@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from airserve_nb.diagnosis import Diagnosis, diagnose
     from airserve_nb.loadgen.result import ProbeResult
     from airserve_nb.loadgen.run import probe, probe_async, start_probe
+    from airserve_nb.loadgen.sweep import sweep
+    from airserve_nb.loadgen.sweep_result import SweepResult
     from airserve_nb.predictor import Predictor
     from airserve_nb.predictors.xgboost import XGBoostCheckpoint, XGBoostPredictor
     from airserve_nb.service import Service
@@ -76,6 +78,7 @@ __all__ = [
     "ServiceTime",
     "Simulation",
     "SloMissedError",
+    "SweepResult",
     "XGBoostCheckpoint",
     "XGBoostPredictor",
     "XGBoostTrainer",
@@ -92,6 +95,7 @@ __all__ = [
     "simulate",
     "start_probe",
     "stop",
+    "sweep",
     "unload_ipython_extension",
     "warm_up",
 ]
@@ -112,6 +116,7 @@ _HOMES = {
     "Service": "airserve_nb.service",
     "ServiceTime": "airserve_nb.service_time",
     "Simulation": "airserve_nb.simulation",
+    "SweepResult": "airserve_nb.loadgen.sweep_result",
     "XGBoostCheckpoint": "airserve_nb.predictors.xgboost",
     "XGBoostPredictor": "airserve_nb.predictors.xgboost",
     "XGBoostTrainer": "airserve_nb.trainers",
@@ -126,6 +131,7 @@ _HOMES = {
     "start_probe": "airserve_nb.loadgen.run",
     "simulate": "airserve_nb.simulation",
     "stop": "airserve_nb.deploying",
+    "sweep": "airserve_nb.loadgen.sweep",
     "warm_up": "airserve_nb.warming",
 }
 

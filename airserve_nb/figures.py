@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from airserve_nb._comparison_figure import compare_figure
 from airserve_nb._figure_base import PortableFigure, axes_or_new, strip_down
 from airserve_nb._latency_curve import latency_curve
+from airserve_nb._sweep_figures import prediction, sweep_figure, sweep_front, sweep_grid
 from airserve_nb._throughput_curve import throughput_curve
 from airserve_nb._time_parts import time_parts
 from airserve_nb._timeline import is_dense, timeline
@@ -23,7 +24,11 @@ __all__ = [
     "batch_size_histogram",
     "compare_figure",
     "latency_curve",
+    "prediction",
     "probe_figure",
+    "sweep_figure",
+    "sweep_front",
+    "sweep_grid",
     "throughput_curve",
     "time_parts",
     "timeline",

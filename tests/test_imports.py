@@ -23,7 +23,7 @@ SERVING = (
     "truth.py", "follower.py", "history.py", "diagnosis.py", "_diagnosis_", "simulation.py", "_virtual_clock.py",
     "capacity.py", "_capacity_search.py", "service_time.py", "_model_figures.py",
     "figures.py", "_figure_base.py", "_timeline.py", "_batch_strips.py", "_occupancy.py", "_latency_curve.py",
-    "_time_parts.py", "_throughput_curve.py", "_comparison_figure.py", "loadgen/", "errors.py", "links.py", "output.py", "engines/base.py", "engines/local.py",
+    "_time_parts.py", "_throughput_curve.py", "_sweep_figures.py", "_comparison_figure.py", "loadgen/", "errors.py", "links.py", "output.py", "engines/base.py", "engines/local.py",
     "engines/ports.py", "engines/memory.py", "sharing/",
 )  # fmt: skip
 MAY_IMPORT_RAY = {

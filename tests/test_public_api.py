@@ -19,7 +19,7 @@ PROMISED = {
     "Checkpoint", "Predictor", "PredictorDeployment", "XGBoostCheckpoint", "XGBoostPredictor", "XGBoostTrainer",
     "Service", "ProbeResult", "http_adapters", "deploy", "probe", "services", "stop",
     "diagnose", "Diagnosis", "simulate", "Simulation", "plan_capacity", "CapacityPlan", "fit_service_time", "ServiceTime",
-    "overview", "warm_up",
+    "overview", "warm_up", "sweep", "SweepResult",
 }  # fmt: skip
 MODULES = sorted(
     module.name

@@ -20,7 +20,7 @@ __all__ = ["result_html"]
 ERRORS_SHOWN = 3
 # JupyterLab and Notebook, VS Code, Colab.
 _DARK = ('[data-jp-theme-light="false"]', ".vscode-dark", ".vscode-high-contrast", 'html[theme="dark"]')
-_STYLE = (
+STYLE = (
     f"<style>:is({','.join(_DARK)}) .airserve-probe img"
     "{filter:invert(1) hue-rotate(180deg) !important;background:none !important}</style>"
 )
@@ -35,7 +35,7 @@ def result_html(result: ProbeResult, headline: str, picture: str) -> str:
         for name, value in _figures(summary)
     )
     return (
-        f'{_STYLE}<div class="airserve-probe" style="font-family:var(--jp-ui-font-family,system-ui,sans-serif);'
+        f'{STYLE}<div class="airserve-probe" style="font-family:var(--jp-ui-font-family,system-ui,sans-serif);'
         'color:var(--jp-ui-font-color1,inherit);font-size:13px;max-width:1000px;margin-bottom:.8em">'
         f'<div style="margin:.3em 0 .6em">Probe of <b>{escape(result.target)}</b> '
         f'<code style="background:none">{escape(result.url)}</code> &middot; {escape(result.plan.in_words())}'

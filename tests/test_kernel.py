@@ -81,7 +81,7 @@ class Notebook:
         kind = message["msg_type"]
         if kind == "stream":
             ran.text[content["name"]] += content["text"]
-        elif kind == "execute_result":
+        elif kind in {"execute_result", "display_data"} and "text/plain" in content["data"]:
             ran.results.append(content["data"]["text/plain"])
             ran.data.append(content["data"])
         elif kind == "error":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ class Fake:
 
     def deploy(self, predictor: Any, *, name: str, progress: Any, code: str, **options: Any) -> Any:
         self.options = options
-        return object()
+        # A service, of which the magic only notes how to deploy it again.
+        return SimpleNamespace()
 
 
 @pytest.fixture

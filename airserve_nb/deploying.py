@@ -194,7 +194,7 @@ def _deploy(
     try:
         if service is None:
             hosted = host(spec, place, progress=progress)
-            service = _kept(Service(hosted, when_stopped=lambda: _services.pop(name, None)))
+            service = _new_service(name, hosted)
         else:
             hosted = host(
                 spec,
@@ -238,11 +238,12 @@ def _taken_over(place: Place, progress: Progress) -> Service | None:
     names = [str(left.version), *(str(row["version"]) for row in left.recall())]
     numbers = [int(found[1]) for name in names if (found := re.fullmatch(r"v([0-9]+)", name))]
     _version_numbers[place.name] = max([_version_numbers.get(place.name, 0), *numbers])
-    return _kept(Service(left, when_stopped=lambda: _services.pop(place.name, None)))
+    return _new_service(place.name, left)
 
 
-def _kept(service: Service) -> Service:
-    _services[service.name] = service
+def _new_service(name: str, hosted: Host) -> Service:
+    """Make a Service that this kernel knows by name until it is stopped."""
+    service = _services[name] = Service(hosted, when_stopped=lambda: _services.pop(name, None))
     return service
 
 

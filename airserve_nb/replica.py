@@ -23,11 +23,12 @@ from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.checkpoint import Checkpoint
 from airserve_nb.endpoint import Endpoint
 from airserve_nb.engines.ray_truth import home_at
+from airserve_nb.engines.record_socket import answer_on_socket
 from airserve_nb.errors import DeployError, OptionError
 from airserve_nb.follower import Follower
 from airserve_nb.logbook import LogBook, users_frames, users_traceback
 from airserve_nb.telemetry import Cursor
-from airserve_nb.truth import Truth
+from airserve_nb.truth import Truth, TruthFolder
 from airserve_nb.version import Version, VersionSpec, resolve_predictor
 
 __all__ = ["Failure", "Replica", "unpack"]
@@ -73,6 +74,12 @@ class Replica:
             self._follower = Follower(self._endpoint, home_at(truth), adapt=_with_gpu)
             if not await self._follower.start():
                 raise DeployError(f"There is no version of {name} in {truth}; deploy it again.")
+            if isinstance(self._follower.home, TruthFolder):
+                folder, endpoint = self._follower.home.path, self._endpoint
+                # Kept, because it answers no longer than it is referred to.
+                self._records = await answer_on_socket(
+                    folder, endpoint.replica, lambda cursor: endpoint.page(cursor, PAGE_RECORDS)
+                )
             self._follower.begin_youth()
         elif spec is not None:
             self._spec = _with_gpu(spec)

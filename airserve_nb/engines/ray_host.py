@@ -22,10 +22,11 @@ from airserve_nb.engines.ray_calls import broadcast, called_outside_loop, unwrap
 from airserve_nb.engines.ray_placement import Waiting, refuse_what_has_no_room
 from airserve_nb.engines.ray_travel import pickled
 from airserve_nb.engines.ray_truth import home_at
+from airserve_nb.engines.record_socket import read_sockets
 from airserve_nb.errors import DeployError
 from airserve_nb.replica import Failure, unpack
 from airserve_nb.telemetry import Cursor, Page
-from airserve_nb.truth import Truth, TruthAwayError, TruthHome
+from airserve_nb.truth import Truth, TruthAwayError, TruthFolder, TruthHome
 from airserve_nb.version import KeptVersion, VersionSpec
 
 __all__ = ["RayHost"]
@@ -94,7 +95,10 @@ class RayHost:
 
     def pages(self, cursors: Mapping[str, Cursor]) -> list[tuple[str, Page]]:
         """Return every live replica's name and its records since its cursor; blocks."""
-        return self._unpacked("page", dict(cursors))
+        on_sockets = []
+        if isinstance(self._home, TruthFolder):
+            on_sockets = read_sockets(self._home.path, cursors, timeout_s=CALL_TIMEOUT_S)
+        return on_sockets or self._unpacked("page", dict(cursors))
 
     def log_entries(self, count: int) -> list[tuple[str, list[str]]]:
         """Return every live replica's name and its last log entries; blocks."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from airserve_nb._background import step_back
 from airserve_nb._sentences import describe
 from airserve_nb.telemetry import (
     BatchRecord,
@@ -150,6 +151,7 @@ class Collector:
             thread.join(JOIN_S)
 
     def _keep_pulling(self, ended: threading.Event) -> None:
+        step_back()
         period = 0.0
         while not ended.wait(period):
             error = None

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from airserve_nb._background import step_back
 from airserve_nb._sentences import describe
 from airserve_nb.collector import Tick
 from airserve_nb.panel.picture import Picture
@@ -116,6 +117,7 @@ class Feed:
     # -- the thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
+        step_back()
         while self._goes_on():
             # The first tick of a watch has everything again.
             picture = Picture()

@@ -1,9 +1,10 @@
 """What watching costs: ``python tests/benchmarks/panel.py``. Prints one line a figure, as ``run.py`` does.
 
-A real kernel serves one model twice on Ray: once as always, once with recording turned off. A client of the kernel plays
-the page that shows the first one's panel: it receives and acknowledges every message, and draws nothing. Both are
-driven in turns at 70 % of saturation, and p99 and the replica's processor time a request are compared pair by
-pair; then the kernel's own processor time is measured, with a panel that has nothing to show and at 500 req/s.
+A real kernel serves a model on Ray. A client of the kernel plays the page that shows its panel: it receives and
+acknowledges every message, and draws nothing. The replica is driven at 70 % of saturation, in turns watched, and with
+recording turned off and nobody looking; p99 and its processor time a request are compared pair by pair. (One
+replica for both: of two processes that do the same, one may take 10 % more.) Then the kernel's own processor time is
+measured, with a panel that has nothing to show and at 500 req/s.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
+import requests
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import start_new_kernel
 
@@ -28,6 +30,8 @@ SIZE, FIXED_S, PER_ROW_S = 32, 0.020, 0.0002
 SEVENTY_PERCENT = 0.7 * SIZE / (FIXED_S + PER_ROW_S * SIZE)
 PATIENCE_S = 300.0
 BEAT_S = 2.0
+# What the model is sent to turn recording on and off.
+RECORD, DO_NOT = -1, -2
 
 CELL = f"""
 import json, time
@@ -35,25 +39,25 @@ from airserve_nb import Predictor, deploy
 
 class Sleep(Predictor):
     @classmethod
-    def from_checkpoint(cls, checkpoint, record=True):
-        if not record:
-            from airserve_nb.telemetry import Recorder
-            Recorder.add_request = Recorder.add_batch = lambda self, record: None
+    def from_checkpoint(cls, checkpoint):
         return cls()
 
     def predict(self, data, **_):
+        if data.min() < 0:
+            record(data.min() == {RECORD})
         time.sleep({FIXED_S} + {PER_ROW_S} * len(data))
         return data + 2
 
-options = {{"max_batch_size": {SIZE}, "engine": "ray"}}
-watched = deploy(Sleep, name="watched", **options)
-silent = deploy(Sleep, name="silent", checkpoint_kwargs={{"record": False}}, **options)
-panel = watched.panel()
+def record(on, kept={{}}):
+    from airserve_nb.telemetry import Recorder
+    for name in ("add_request", "add_batch"):
+        kept.setdefault(name, getattr(Recorder, name))
+        setattr(Recorder, name, kept[name] if on else lambda self, record: None)
 
-def pid(service):
-    return service._host._broadcast("describe")[0]["pid"]
+service = deploy(Sleep, name="watched", max_batch_size={SIZE}, engine="ray")
+panel = service.panel()
 """
-TOLD = """json.dumps({"watched": [watched.url, pid(watched)], "silent": [silent.url, pid(silent)], "model": panel.model_id})"""
+TOLD = """json.dumps({"url": service.url, "pid": service._host._broadcast("describe")[0]["pid"], "model": panel.model_id})"""
 
 
 class Page(threading.Thread):
@@ -108,6 +112,10 @@ def cpu_s(pid: int) -> float:
     return float(times.user + times.system)
 
 
+def switch(url: str, what: int) -> None:
+    requests.post(url, json={"array": [what]}, timeout=PATIENCE_S).raise_for_status()
+
+
 def drive(url: str, pid: int, seed: int) -> tuple[float, float]:
     """Return p99 in ms, and the replica's processor ms a request."""
     before = cpu_s(pid)
@@ -139,9 +147,9 @@ def compare(told: dict[str, Any], page: Page) -> bool:
         pair = {}
         for name in ("watched", "silent") if seed % 2 else ("silent", "watched"):
             page.visible = name == "watched"
+            switch(told["url"], RECORD if page.visible else DO_NOT)
             time.sleep(BEAT_S)
-            url, pid = told[name]
-            pair[name] = drive(url, pid, seed)
+            pair[name] = drive(told["url"], told["pid"], seed)
         pairs.append(pair)
     kept = True
     for index, what in enumerate(("p99", "the replica's processor time a request")):
@@ -154,13 +162,14 @@ def compare(told: dict[str, Any], page: Page) -> bool:
 
 def kernels_own(kernel: int, told: dict[str, Any], page: Page) -> bool:
     page.visible = True
+    switch(told["url"], RECORD)
     time.sleep(2 * BEAT_S)
     started, before, received = time.perf_counter(), cpu_s(kernel), page.received
     time.sleep(20)
     idle = (cpu_s(kernel) - before) / (time.perf_counter() - started)
     print(f"     messages to the page a second, idle: {(page.received - received) / 20:.1f}")
     before, received = cpu_s(kernel), page.received
-    result = probe(told["watched"][0], {"array": [40]}, rate=500, duration=20)
+    result = probe(told["url"], {"array": [40]}, rate=500, duration=20)
     busy = (cpu_s(kernel) - before) / result.elapsed_s
     print(
         f"     messages to the page a second, at 500 req/s: {(page.received - received) / result.elapsed_s:.1f}"

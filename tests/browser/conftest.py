@@ -320,7 +320,7 @@ def open_notebook(lab: Lab, chromium: Browser) -> Iterator[OpenNotebook]:
     ) -> Notebook:
         path = cells if isinstance(cells, Path) else lab.folder / f"{secrets.token_hex(4)}.ipynb"
         if not isinstance(cells, Path):
-            nbformat.write(_notebook(cells), path)
+            write_notebook(path, cells)
         page = chromium.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale)
         opened.append(Notebook(lab, page, path))
         return opened[-1]
@@ -349,10 +349,11 @@ def axe(request: pytest.FixtureRequest) -> str:
     return script.read_text(encoding="utf-8")
 
 
-def _notebook(cells: Sequence[str]) -> Any:
+def write_notebook(path: Path, cells: Sequence[str]) -> None:
+    """Make a notebook's file from the code of its cells."""
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     made = [nbformat.v4.new_code_cell(source.strip("\n")) for source in cells]
-    return nbformat.v4.new_notebook(cells=made, metadata=kernel)
+    nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=kernel), path)
 
 
 def _end_kernels(lab: Lab) -> None:

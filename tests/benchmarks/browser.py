@@ -2,7 +2,9 @@
 
 JupyterLab runs in Chromium; a cell serves a model on Ray, and its panel is open. A load client of its own process
 sends at a fixed rate. Meanwhile the page is asked four times a second to draw a frame, and its memory is read after a
-forced garbage collection. Prints one line a figure, as ``run.py`` does.
+forced garbage collection. Then the slider of max_batch_size is moved to and fro under a closed loop: how long it takes
+from its release to the first batch that the old limit forbade, and to the panel's saying so. Prints one line a figure,
+as ``run.py`` does.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from playwright.sync_api import CDPSession, Page, expect, sync_playwright
+from playwright.sync_api import CDPSession, Locator, Page, expect, sync_playwright
 
 from airserve_nb import start_probe
 from tests.browser.conftest import CHROMIUM_OPTIONS, Notebook, running_lab, write_notebook
@@ -23,6 +25,8 @@ ANSWER_MS = 200.0
 # From when on the page's memory must not grow, and by how much it may seem to: what is shown at the moment varies.
 WARM_S, GROWTH = 20.0, 1.05
 PERIOD_S = 0.25
+KNOB_MS = 300.0
+SMALL, LARGE, TURNS = 8, 32, 10
 
 CELLS = (
     "%load_ext airserve_nb\nimport time\nimport numpy as np",
@@ -38,6 +42,19 @@ def predict(batch: np.ndarray) -> np.ndarray:
 FRAME = """() => new Promise((tell) => {
   const asked = performance.now();
   requestAnimationFrame(() => setTimeout(() => tell(performance.now() - asked)));
+})"""
+
+# Moves a slider as a hand does; tells when it was released, by the wall clock, and how long it took until it was shown.
+TURN = """([slider, limit]) => new Promise((tell) => {
+  const state = slider.closest(".as-knob").querySelector(".as-applied"), released = performance.now();
+  new MutationObserver((_, observer) => {
+    if (state.textContent !== `applied ${limit}`) return;
+    observer.disconnect();
+    tell([(performance.timeOrigin + released) / 1000, performance.now() - released]);
+  }).observe(state, {childList: true, characterData: true, subtree: true});
+  slider.value = limit;
+  slider.dispatchEvent(new Event("input", {bubbles: true}));
+  slider.dispatchEvent(new Event("change", {bubbles: true}));
 })"""
 
 
@@ -72,6 +89,36 @@ def watch(
     return result, frames, memory
 
 
+def turn_the_knob(panel: Locator, url: str) -> bool:
+    """Report how soon a limit acts, and is shown."""
+    slider = panel.locator(".as-knob", has_text="Batch limit").get_by_role("slider").element_handle()
+    page = panel.page
+    handle = start_probe(url, {"array": [40]}, concurrency=64, duration=TURNS * 2.5 + 5)
+    page.wait_for_timeout(1_000)
+    page.evaluate(TURN, [slider, SMALL])
+    raised, shown = [], []
+    for _ in range(TURNS):
+        page.wait_for_timeout(1_000)
+        released, took = page.evaluate(TURN, [slider, LARGE])
+        raised.append(released)
+        shown.append(took)
+        page.wait_for_timeout(1_000)
+        page.evaluate(TURN, [slider, SMALL])
+    batches = handle.result().batches
+    larger = batches[batches.batch_size > SMALL].released_at.astype("int64") / 1e9
+    first = [1e3 * float(larger[larger > released].min() - released) for released in raised]
+    kept = report(
+        "slider's release to the first larger batch, longest, ms", max(first), KNOB_MS, middle(first)
+    )
+    return kept & report(
+        "slider's release to its being shown, longest, ms", max(shown), KNOB_MS, middle(shown)
+    )
+
+
+def middle(figures: list[float]) -> str:
+    return f", median {statistics.median(figures):.0f}, {len(figures)} readings"
+
+
 def measure(notebook: Notebook, seconds: float, rate: float) -> bool:
     notebook.run_all()
     panel = notebook.output(1).locator(".airserve-panel")
@@ -84,12 +131,12 @@ def measure(notebook: Notebook, seconds: float, rate: float) -> bool:
     expect(shown).to_have_text(f"{len(result.requests):,}", timeout=30_000)
     print(f"ok   the panel's total is the client's count: {shown.inner_text()}")
     print(f"     the page's memory from {WARM_S:g} s on, MiB: {', '.join(f'{each:.1f}' for each in memory)}")
-    more = f", median {statistics.median(frames):.0f}, {len(frames)} readings"
-    kept = report("the page's longest answer, ms", max(frames), ANSWER_MS, more)
+    kept = report("the page's longest answer, ms", max(frames), ANSWER_MS, middle(frames))
     kept &= report("the page's memory at the end, over that when warm", memory[-1] / memory[0], GROWTH)
     print(
         f"     what the panel says of its log: {' '.join(panel.locator('.as-soft.as-push').all_inner_texts())}"
     )
+    kept &= turn_the_knob(panel, url)
     print(f"     errors in the browser's console: {notebook.errors or 'none'}")
     return kept and not notebook.errors
 

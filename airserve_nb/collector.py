@@ -78,6 +78,9 @@ class Collector:
 
     def __init__(self, pull_pages: Callable[[Mapping[str, Cursor]], Iterable[tuple[str, Page]]]) -> None:
         self._pull_pages = pull_pages
+        # One reading at a time. What was read has a lock of its own: a replica that is slow to answer keeps nobody
+        # from what is known.
+        self._pulling = threading.Lock()
         self._lock = threading.Lock()
         self._cursors: dict[str, Cursor] = {}
         self._counters: dict[str, Counters] = {}
@@ -95,17 +98,17 @@ class Collector:
 
     def pull(self) -> None:
         """Read what is new; safe to call from any thread."""
-        with self._lock:
+        with self._pulling:
             complete = False
             while not complete:
-                complete = True
-                states = {}
-                for replica, page in self._pull_pages(self._cursors):
-                    self._take(replica, page)
-                    complete &= page.complete
-                    if page.state is not None:
-                        states[replica] = page.state
-                self._states = states
+                pages = list(self._pull_pages(dict(self._cursors)))
+                complete = all(page.complete for _, page in pages)
+                with self._lock:
+                    for replica, page in pages:
+                        self._take(replica, page)
+                    self._states = {
+                        replica: page.state for replica, page in pages if page.state is not None
+                    }
 
     def _take(self, replica: str, page: Page) -> None:
         self._cursors[replica] = page.cursor

@@ -128,6 +128,44 @@ def test_pulling_from_many_threads_doubles_nothing() -> None:
     assert len(collector.requests()) == 2_000
 
 
+def test_a_slow_replica_keeps_nobody_from_what_is_known(eventually: Any) -> None:
+    """While a replica takes its time to answer, what was read before can be looked at, and watching can begin."""
+    replicas = Replicas("a")
+    replicas.recorders["a"].add_request(request(1))
+    asked, answers = threading.Event(), threading.Event()
+    answers.set()
+
+    def pages(cursors: Mapping[str, Cursor]) -> list[tuple[str, Page]]:
+        asked.set()
+        assert answers.wait(30)
+        return replicas.pages(cursors)
+
+    collector = Collector(pages)
+    collector.pull()
+    answers.clear()
+    asked.clear()
+    slow = threading.Thread(target=collector.pull)
+    slow.start()
+    assert asked.wait(30)
+    seen: list[Any] = []
+
+    def look() -> None:
+        seen.extend([collector.counters().requests, len(collector.last_requests(9)), len(collector.requests())])
+        collector.watch(listener)()
+
+    listener = Listener()
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    try:
+        eventually(lambda: len(seen) == 3, "what is known can be read", timeout_s=5)
+    finally:
+        answers.set()
+        slow.join()
+        looking.join()
+    assert seen == [1, 1, 1]
+    eventually(lambda: collector_threads() == 0, "the watch ends")
+
+
 # -- watching ---------------------------------------------------------------------------------------
 
 

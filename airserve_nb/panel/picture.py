@@ -91,11 +91,11 @@ class Picture:
         while len(self._reasons) > KNOWN_BATCHES:
             self._reasons.popitem(last=False)
         for batch in tick.batches:
-            ended = int(batch.released_at + batch.predict_ms / 1e3)
+            ended = int(_ended(batch))
             if ended >= oldest:
                 self._count_batch(batch, ended)
         for record in tick.requests:
-            ended = int(record.arrived_at + record.total_ms / 1e3)
+            ended = int(_ended(record))
             if ended >= oldest:
                 self._second(ended).add(record)
                 self._recent_requests.append(record)
@@ -138,9 +138,10 @@ class Picture:
         for second in [each for each in self._seconds if each < oldest]:
             del self._seconds[second]
             self._dirty.discard(second)
-        while self._recent_requests and self._recent_requests[0].arrived_at < recent:
+        # By their end: of an overloaded service, those that came more than ten seconds ago are what is to be seen.
+        while self._recent_requests and _ended(self._recent_requests[0]) < recent:
             self._recent_requests.popleft()
-        while self._recent_batches and self._recent_batches[0].released_at < recent:
+        while self._recent_batches and _ended(self._recent_batches[0]) < recent:
             self._recent_batches.popleft()
 
     def _row(self, record: RequestRecord) -> list[Any]:
@@ -161,7 +162,7 @@ class Picture:
 
     @property
     def recent(self) -> tuple[list[RequestRecord], list[BatchRecord]]:
-        """The requests and batches of the last ten seconds."""
+        """The requests and batches that ended in the last ten seconds."""
         return list(self._recent_requests), list(self._recent_batches)
 
     def latency(self) -> list[float] | None:
@@ -226,6 +227,13 @@ def totals(counters: Counters, lost: int = 0) -> dict[str, float]:
 def encode(parts: dict[str, Any]) -> bytes:
     """Return a message's body: JSON in ASCII, whatever its texts hold."""
     return json.dumps(parts, separators=(",", ":")).encode("ascii")
+
+
+def _ended(record: RequestRecord | BatchRecord) -> float:
+    """Return when a request was answered, or a batch predicted."""
+    if isinstance(record, RequestRecord):
+        return record.arrived_at + record.total_ms / 1e3
+    return record.released_at + record.predict_ms / 1e3
 
 
 def _triples(counts: Counter[tuple[int, str]]) -> list[list[Any]]:

@@ -105,6 +105,18 @@ def test_what_is_older_than_the_window_is_forgotten() -> None:
     assert len(picture.recent[0]) <= 11
 
 
+def test_what_took_long_is_recent_by_its_end() -> None:
+    """Of an overloaded service, requests that waited longer than the window looks back count, and so do their batches."""
+    picture = Picture()
+    slow = BatchRecord("b0", NOW - 15, 1, 1, 14_900.0, "full", 0, 0, "v1", "a")
+    picture.absorb(tick([request(n, total_ms=30_000) for n in range(5)], [slow]), NOW)
+    assert picture.latency() == [30_000, 30_000, 5]
+    assert [len(records) for records in picture.recent] == [5, 1]
+    picture.absorb(tick(), NOW + 11)
+    assert picture.latency() is None
+    assert picture.recent == ([], [])
+
+
 def test_a_row_says_why_its_batch_was_released() -> None:
     """The reason is found by the batch, which may have come with an earlier tick."""
     picture = Picture()

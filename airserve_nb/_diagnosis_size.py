@@ -37,9 +37,8 @@ def _no_data(case: Case) -> Finding | None:
         return None
     figures = {"requests": float(facts.requests), "waiting": float(case.waiting)}
     if case.waiting:
-        what = (
-            f"No batch has ended yet, but {count(case.waiting, 'request')} waiting: predict has not returned"
-        )
+        waits = f"{count(case.waiting, 'request')} {'waits' if case.waiting == 1 else 'wait'}"
+        what = f"{waits} although no batch has ended lately: predict has not returned"
         return Finding("no_data", f"{what}, or the model is still being loaded.", figures, "predictor")
     if facts.requests:
         what = f"{count(facts.requests, 'request')} ended without reaching a batch"

@@ -106,9 +106,7 @@ class Collector:
                 with self._lock:
                     for replica, page in pages:
                         self._take(replica, page)
-                    self._states = {
-                        replica: page.state for replica, page in pages if page.state is not None
-                    }
+                    self._states = {replica: page.state for replica, page in pages if page.state is not None}
 
     def _take(self, replica: str, page: Page) -> None:
         self._cursors[replica] = page.cursor

@@ -150,7 +150,9 @@ def test_a_slow_replica_keeps_nobody_from_what_is_known(eventually: Any) -> None
     seen: list[Any] = []
 
     def look() -> None:
-        seen.extend([collector.counters().requests, len(collector.last_requests(9)), len(collector.requests())])
+        seen.extend(
+            [collector.counters().requests, len(collector.last_requests(9)), len(collector.requests())]
+        )
         collector.watch(listener)()
 
     listener = Listener()

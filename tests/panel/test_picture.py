@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airserve_nb.batching.settings import BatchSettings
 from airserve_nb.collector import Tick
 from airserve_nb.panel.picture import KEPT_ROWS, Picture, encode
+from airserve_nb.panel.why import NOTHING, why
 from airserve_nb.telemetry import BatchRecord, Counters, ReplicaState, RequestRecord
 
 NOW = 1_000_000.5
@@ -152,3 +156,45 @@ def test_long_texts_are_cut_before_they_are_sent() -> None:
     picture = Picture()
     picture.absorb(tick([request(1, payload=b"x" * 1_000_000, answer=b"y" * 1_000_000)]), NOW)
     assert len(encode(picture.changes())) < 2_000
+
+
+# -- why --------------------------------------------------------------------------------------------
+
+
+SERVICE: Any = SimpleNamespace(_host=SimpleNamespace(settings=BatchSettings()))
+
+
+def now_in(monkeypatch: pytest.MonkeyPatch, picture: Picture) -> list[str] | None:
+    monkeypatch.setattr("time.time", lambda: NOW)
+    return why(picture, SERVICE)
+
+
+def test_a_quiet_service_has_nothing_to_explain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first request nothing is said; after a pause, that there is nothing to explain."""
+    picture = Picture()
+    assert now_in(monkeypatch, picture) is None
+    picture.absorb(tick([request(1, ended=NOW - 11)], [batch(1, ended=NOW - 11)]), NOW)
+    assert now_in(monkeypatch, picture) == [NOTHING]
+    # Answered a moment after its batch, which is just too old.
+    picture = Picture()
+    picture.absorb(tick([request(1, ended=NOW - 9.9)], [batch(1, ended=NOW - 10.1)]), NOW)
+    assert now_in(monkeypatch, picture) == [NOTHING]
+
+
+def test_a_model_that_does_not_return_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that wait although no batch ends are what is to be explained."""
+    picture = Picture()
+    picture.absorb(tick([request(1, ended=NOW - 60)], [batch(1, ended=NOW - 60)]), NOW)
+    picture.absorb(tick(states={"a": ReplicaState("v1", True, 8, 0.01, 1)}), NOW)
+    said = now_in(monkeypatch, picture)
+    assert said is not None
+    assert said[0].startswith("1 request waits although no batch has ended lately: predict has not returned")
+
+
+def test_requests_that_reach_no_batch_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that refuses whatever comes does not say that there is nothing to explain."""
+    picture = Picture()
+    picture.absorb(tick([request(n, status=422)._replace(batch_id=None) for n in range(3)]), NOW)
+    assert now_in(monkeypatch, picture) == [
+        "3 requests ended without reaching a batch, so look at their errors."
+    ]

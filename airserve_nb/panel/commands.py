@@ -6,6 +6,7 @@ knob that is turned while one runs must act at once. A lane has a thread only wh
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -77,7 +78,7 @@ class Commands:
         except AirServeError as error:
             frames = str(getattr(error, "frames", ""))[-LONGEST_ANSWER:]
             return {"ok": False, "text": as_sentence(message_of(error)), "details": frames}
-        except Exception as error:  # noqa: BLE001 - whatever a model or a client library raises is told
+        except BaseException as error:  # noqa: BLE001 - whatever a model or a client library raises is told
             return {"ok": False, "text": as_sentence(describe(error))}
 
     # -- the list -------------------------------------------------------------------------------
@@ -103,7 +104,7 @@ class Commands:
 
     def _scale(self, num_replicas: Any) -> dict[str, Any]:
         self._service.scale(num_replicas)
-        return {"text": f"{num_replicas} replicas run."}
+        return {"text": ""}
 
     def _request(self, payload: Any) -> dict[str, Any]:
         value = _payload(payload)
@@ -180,7 +181,9 @@ class _Lane:
                     self._running = False
                     return
                 work = self._work.popleft()
-            work()
+            # A page that can't be reached must not end what others ask.
+            with contextlib.suppress(Exception):
+                work()
 
     def close(self) -> None:
         with self._lock:

@@ -186,6 +186,34 @@ class TestCommands:
         assert not page.results[7]["ok"]
         assert words in page.results[7]["text"]
 
+    def test_whatever_happens_the_next_command_is_done(
+        self, service: Service, page: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither code that ends its thread nor an outcome that can't be sent leaves later commands waiting for ever."""
+
+        def leave(**_limits: Any) -> None:
+            raise SystemExit("enough")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(service, "set_batching", leave)
+            page.ask(1, "set_batching", max_batch_size=2)
+            eventually(lambda: 1 in page.results, "the outcome")
+        assert (page.results[1]["ok"], page.results[1]["text"]) == (False, "SystemExit: enough.")
+
+        receives, failed = page.panel.send, threading.Event()
+
+        def fail(content: Any, buffers: Any = None) -> None:
+            page.panel.send = receives
+            failed.set()
+            raise OSError("the page is gone")
+
+        page.panel.send = fail
+        page.ask(2, "set_batching", max_batch_size=3)
+        assert failed.wait(30)
+        page.ask(3, "set_batching", max_batch_size=4)
+        eventually(lambda: 3 in page.results, "the next outcome")
+        assert page.results[3]["ok"]
+
     def test_redeploy_and_roll_back(self, service: Service, page: Any, eventually: Any) -> None:
         """The same panel goes on with the next version, and back."""
         page.look()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from airserve_nb.collector import Collector, Tick
 from airserve_nb.telemetry import BatchRecord, Cursor, Page, Recorder, RequestRecord
@@ -166,6 +167,89 @@ def test_a_slow_replica_keeps_nobody_from_what_is_known(eventually: Any) -> None
         looking.join()
     assert seen == [1, 1, 1]
     eventually(lambda: collector_threads() == 0, "the watch ends")
+
+
+# -- replicas that go -------------------------------------------------------------------------------
+
+
+def test_a_replica_that_goes_unasked_is_lost() -> None:
+    """It is counted from the reading on in which it is not there, whoever takes its place; once, and not if it is back."""
+    replicas = Replicas("a", "b")
+    collector = Collector(replicas.pages)
+    collector.pull()
+    assert collector.lacking() == ""
+    killed = replicas.recorders.pop("a")
+    replicas.recorders["c"] = Recorder()
+    collector.pull()
+    collector.pull()
+    assert collector.lacking() == "1 replica gone, its last records may be missing"
+    del replicas.recorders["b"], replicas.recorders["c"]
+    collector.pull()
+    assert collector.lacking() == "3 replicas gone, their last records may be missing"
+    replicas.recorders |= {"a": killed, "b": Recorder(), "c": Recorder()}
+    collector.pull()
+    assert collector.lacking() == ""
+
+
+def test_a_reading_that_fails_says_nothing_of_replicas() -> None:
+    """A replica that is too busy to answer is not gone."""
+    replicas = Replicas("a")
+    collector = Collector(replicas.pages)
+    collector.pull()
+    right, replicas.recorders = replicas.recorders, None  # type: ignore[assignment]
+    with pytest.raises(AttributeError):
+        collector.pull()
+    assert collector.lacking() == ""
+    replicas.recorders = right
+    collector.pull()
+    assert collector.lacking() == ""
+
+
+def test_watchers_are_told_of_lost_replicas(eventually: Any) -> None:
+    """Each tick has how many there are."""
+    replicas = Replicas("a", "b")
+    listener = Listener()
+    end = Collector(replicas.pages).watch(listener)
+    eventually(lambda: listener.ticks, "the first tick")
+    assert listener.ticks[-1].lost_replicas == 0
+    del replicas.recorders["a"]
+    eventually(lambda: listener.ticks[-1].lost_replicas == 1, "the loss is told")
+    end()
+
+
+def test_who_was_asked_to_go_is_not_lost(eventually: Any) -> None:
+    """While there are to be fewer, those that go are read up to their end; one that was lost before stays lost."""
+    replicas = Replicas("a", "b", "c")
+    collector = Collector(replicas.pages)
+    collector.pull()
+    del replicas.recorders["a"]
+    collector.pull()
+    with collector.departures():
+        replicas.recorders["b"].add_request(request(1, replica="b"))
+        eventually(lambda: collector.counters().requests == 1, "it is read although nobody asks")
+        del replicas.recorders["b"]
+        collector.pull()
+        assert collector.lacking() == "1 replica gone, its last records may be missing"
+    collector.pull()
+    assert collector.lacking() == "1 replica gone, its last records may be missing"
+    assert collector_threads() == 0
+    del replicas.recorders["c"]
+    collector.pull()
+    assert collector.lacking().startswith("2 replicas gone")
+
+
+def test_a_service_that_ends_loses_nobody() -> None:
+    """What was known when all were to end may go; a replica that comes later may not."""
+    replicas = Replicas("a", "b")
+    collector = Collector(replicas.pages)
+    collector.pull()
+    collector.dismiss_all()
+    replicas.recorders = {"c": Recorder()}
+    collector.pull()
+    assert collector.lacking() == ""
+    replicas.recorders = {}
+    collector.pull()
+    assert collector.lacking().startswith("1 replica gone")
 
 
 # -- watching ---------------------------------------------------------------------------------------

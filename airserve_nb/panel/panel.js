@@ -101,7 +101,7 @@ class Store {
 	page = newId() + Math.random().toString(36).slice(2, 8);
 	views = new Set();
 	head = {can: {}};
-	totals = {requests: 0, errors: 0, batches: 0, batched: 0, rows: 0, lost: 0};
+	totals = {requests: 0, errors: 0, batches: 0, batched: 0, rows: 0};
 	sizes = [];
 	rowSizes = [];
 	states = [];
@@ -650,16 +650,19 @@ function makeLog(store) {
 		focusOn(place);
 	}
 
+	function tell() {
+		say(count, [plural(listed.length, "request"), paused && "paused", store.totals.lacking].filter(Boolean).join(", "));
+	}
+
 	function draw(anew = false) {
 		const fresh = store.added - seenAdded;
-		if (!anew && (!fresh || paused) && store.rows.length >= listed.length && first >= 0) return;
+		if (!anew && (!fresh || paused) && store.rows.length >= listed.length && first >= 0) return tell();
 		const known = paused ?? (cleared ? store.rows.slice(Math.max(0, store.rows.length - (store.added - cleared))) : store.rows);
 		listed = known.filter(fits).reverse();
 		// Who has scrolled down goes on reading the same lines.
 		if (!paused && !anew && scroller.scrollTop > ROW_PX) scroller.scrollTop += Math.max(0, fresh) * ROW_PX;
 		seenAdded = store.added;
-		const lacking = store.totals.lost ? `, ${plural(store.totals.lost, "record")} lacking` : "";
-		say(count, `${plural(listed.length, "request")}${paused ? ", paused" : ""}${lacking}`);
+		tell();
 		put(table, "aria-rowcount", listed.length + 1);
 		fill(true);
 	}

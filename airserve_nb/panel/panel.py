@@ -155,7 +155,7 @@ class Panel(anywidget.AnyWidget):
         known = {key: value for key, value in head.items() if key not in ("curl", "can")}
         return {
             "head": known,
-            "totals": totals(counters),
+            "totals": totals(counters, collector.lacking()),
             "sizes": [[size, why, count] for (size, why), count in sorted(counters.sizes.items())],
             "row_sizes": [[size, why, count] for (size, why), count in sorted(counters.row_sizes.items())],
             "rows": [Picture.row_without_texts(record) for record in collector.last_requests(20)],

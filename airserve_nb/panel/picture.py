@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from airserve_nb.collector import Tick
+from airserve_nb.collector import Tick, lacking_in_words
 from airserve_nb.telemetry import BatchRecord, Counters, RequestRecord, shown_preview
 
 __all__ = ["KEPT_ROWS", "WINDOW_S", "Picture", "encode", "totals"]
@@ -77,7 +77,7 @@ class Picture:
         self._new_rows = 0
         self._reasons: OrderedDict[str, str] = OrderedDict()
         self._last_batch: list[Any] | None = None
-        self._lost = 0
+        self._lacking = ""
         self._states: list[list[Any]] = []
         self._told: dict[str, Any] = {}
         self._recent_requests: deque[RequestRecord] = deque(maxlen=MOST_RECENT)
@@ -113,7 +113,8 @@ class Picture:
         self._last_batch = [batch.batch_id, batch.batch_size, batch.rows, batch.release_reason]
 
     def _note_states(self, tick: Tick, now: float) -> None:
-        self.counters, self.error, self._lost = tick.counters, tick.error, tick.lost_requests
+        self.counters, self.error = tick.counters, tick.error
+        self._lacking = lacking_in_words(tick.lost_requests, tick.lost_replicas)
         self._states = [
             [
                 name,
@@ -203,7 +204,7 @@ class Picture:
     def _small_parts(self) -> dict[str, Any]:
         counters = self.counters
         return {
-            "totals": totals(counters, self._lost),
+            "totals": totals(counters, self._lacking),
             "sizes": _triples(counters.sizes),
             "row_sizes": _triples(counters.row_sizes),
             "states": self._states,
@@ -212,15 +213,15 @@ class Picture:
         }
 
 
-def totals(counters: Counters, lost: int = 0) -> dict[str, float]:
-    """Return the exact totals, and how many records are lacking."""
+def totals(counters: Counters, lacking: str) -> dict[str, Any]:
+    """Return the totals, and in words what lacks."""
     return {
         "requests": counters.requests,
         "errors": counters.errors,
         "batches": counters.batches,
         "batched": counters.batched_requests,
         "rows": counters.rows,
-        "lost": lost,
+        "lacking": lacking,
     }
 
 

@@ -53,6 +53,7 @@ def summary_html(service: Any, *, note: str | None = None) -> str:
         picture=_picture(counters, limit) if counters.batches else None,
         label=_label(statistics) if statistics is not None else "",
         rows=[_Row(record) for record in reversed(collector.last_requests(KEPT_ROWS))],
+        lacking=collector.lacking(),
         as_of=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         hint=note,
     )

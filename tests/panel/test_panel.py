@@ -15,6 +15,7 @@ import pytest
 import airserve_nb
 from airserve_nb.panel import feed
 from airserve_nb.service import Service
+from airserve_nb.telemetry import Recorder
 
 PANEL = Path(airserve_nb.__file__).parent / "panel"
 
@@ -99,8 +100,34 @@ class TestWatching:
             service.request({"array": [number % 10]})
         page.look()
         eventually(lambda: page.last("totals") and page.last("totals")["requests"] == 12, "all are counted")
-        assert page.last("totals")["lost"] == 7
+        assert page.last("totals")["lacking"] == "7 records missing"
         assert len(page.rows()) == 5
+
+    def test_a_replica_that_dies_is_told(
+        self, service: Service, page: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Live and in what the notebook keeps: nobody can know what it did since it was last read."""
+        page.look()
+        service.request({"array": [1]})
+        eventually(page.rows, "the request is told")
+        assert page.last("totals")["lacking"] == ""
+        monkeypatch.setattr(service._host, "pages", lambda _cursors: [("successor", Recorder().since())])
+        words = "1 replica gone, its last records may be missing"
+        eventually(lambda: page.last("totals")["lacking"] == words, "the loss is told")
+        page.panel.keep(page.panel.head())
+        assert page.panel.snapshot["totals"]["lacking"] == words
+        assert f": {words}." in page.panel._repr_mimebundle_()["text/html"]
+
+    def test_a_stop_is_no_loss(self, service: Service, page: Any, eventually: Any) -> None:
+        """A replica that ends because its service was stopped is not told as an accident."""
+        page.look()
+        service.request({"array": [1]})
+        eventually(page.rows, "the request is told")
+        service.stop()
+        eventually(lambda: not threads(), "the stop is told")
+        service._host.pages = lambda _cursors: []  # type: ignore[method-assign]
+        service._collector.pull()
+        assert service._collector.lacking() == ""
 
     def test_a_stop_is_told_and_ends_it(self, service: Service, page: Any, eventually: Any) -> None:
         """A stopped service leaves its last picture, and no thread."""

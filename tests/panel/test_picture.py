@@ -41,7 +41,7 @@ def tick(requests: Sequence[RequestRecord] = (), batches: Sequence[BatchRecord] 
         batches=len(batches),
         sizes=Counter((b.batch_size, b.release_reason) for b in batches),
     )
-    fields: dict[str, Any] = {"lost_requests": 0, "lost_batches": 0, "states": {}} | more
+    fields: dict[str, Any] = {"lost_requests": 0, "lost_batches": 0, "lost_replicas": 0, "states": {}} | more
     return Tick(list(requests), list(batches), counters, **fields)
 
 
@@ -138,7 +138,7 @@ def test_replicas_and_their_queues_are_told() -> None:
     assert [state[0] for state in changes["states"]] == ["a", "b"]
     assert (picture.replicas, picture.waiting) == (2, 6)
     assert changes["seconds"][0][8] == 6
-    assert (changes["totals"]["lost"], changes["error"]) == (7, "gone")
+    assert (changes["totals"]["lacking"], changes["error"]) == ("7 records missing", "gone")
 
 
 @given(st.text(max_size=50), st.binary(max_size=300))

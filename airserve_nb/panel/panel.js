@@ -100,7 +100,7 @@ async function copy(text) {
 class Store {
 	page = newId() + Math.random().toString(36).slice(2, 8);
 	views = new Set();
-	head = {can: {}};
+	head = {};
 	totals = {requests: 0, errors: 0, batches: 0, batched: 0, rows: 0};
 	sizes = [];
 	rowSizes = [];
@@ -126,8 +126,7 @@ class Store {
 	constructor(model) {
 		this.model = model;
 		this.guarded = (work) => guarded(work, (error) => this.fail(error));
-		const kept = model.get("snapshot") ?? {};
-		this.apply({...kept, head: {can: {}, ...kept.head}});
+		this.apply(model.get("snapshot") ?? {});
 		this.saved = true;
 		this.onMessage = this.guarded((content, buffers) => this.take(content, buffers));
 		this.onLive = this.guarded(() => setTimeout(() => {
@@ -164,7 +163,7 @@ class Store {
 	}
 
 	tickTock() {
-		if (this.told && Date.now() - this.heard > SILENCE_MS)
+		if (this.told && !this.stopped && Date.now() - this.heard > SILENCE_MS)
 			this.dead("The kernel has said nothing for a while; this is its last picture.");
 		this.redraw();
 	}
@@ -216,10 +215,12 @@ class Store {
 		}
 	}
 
+	get stopped() { return this.head.state === "stopped"; }
+
 	/** The kernel's time; once nothing comes any more, that of the last thing that happened. */
 	now() {
 		const now = Date.now() / 1000 + this.skew;
-		return this.lost || this.head.state === "stopped" ? Math.min(now, Math.max(0, ...this.seconds.keys()) + 2) : now;
+		return this.lost || this.stopped ? Math.min(now, Math.max(0, ...this.seconds.keys()) + 2) : now;
 	}
 
 	/** The last `length` whole seconds, oldest first; null where nothing happened. */
@@ -301,14 +302,13 @@ function makeHead(store, notify) {
 		say(name, visible(head.name));
 		say(state, store.lost ? "no connection" : head.state ?? "");
 		put(dot, "data-state", store.lost ? "lost" : head.state ?? "");
-		say(facts, visible([head.version, head.engine_line].filter(Boolean).join(" · ")));
+		say(facts, visible([head.version, head.engine_line, head.note].filter(Boolean).join(" · ")));
 		say(open, head.shared_at ? `open to others at ${visible(head.shared_at)}` : "");
 		say(question, `Stop ${visible(head.name)}?`);
 		address.hidden = !head.url;
 		if (head.url) { say(url, visible(head.url)); put(url, "href", /^https?:/.test(head.url) ? head.url : null); }
 		copyCurl.hidden = !head.curl;
-		for (const [one, allowed] of [[redeploy, can.redeploy], [rollback, can.rollback], [stop, can.stop]])
-			put(one, "disabled", !allowed);
+		for (const [what, one] of Object.entries({redeploy, rollback, stop})) put(one, "disabled", !can[what]);
 	}};
 }
 
@@ -533,16 +533,17 @@ function makeKnobs(store, notify) {
 			oninput: () => { held = true; box.value = slider.value; }, onchange: () => turn(+slider.value)});
 		const box = h("input", {type: "number", min: low, label: `${label}${unit ? `, ${unit}` : ""}`,
 			oninput: () => { held = true; }, onblur: () => { held = false; }, onchange: () => turn(box.value === "" ? NaN : +box.value)});
-		const state = h("span.as-applied");
+		const state = h("span.as-applied", {role: "status"});
 		grid.append(h("div.as-knob",
 			across(h("span", label), h("code", option)),
 			across(slider, box, h("span", unit)), state));
 		async function turn(value) {
 			held = false;
 			if (!Number.isFinite(value) || value < low) return draw();
-			asked = value;
+			// As exact as what is applied is told.
+			asked = Math.round(value * 1e3) / 1e3;
 			draw();
-			const outcome = await store.ask(...ask(value));
+			const outcome = await store.ask(...ask(asked));
 			if (!outcome.ok) { asked = null; notify(outcome.text, false, outcome); }
 			draw();
 		}
@@ -550,7 +551,7 @@ function makeKnobs(store, notify) {
 			const now = applied(), why = off();
 			if (asked !== null && now.length && now.every((each) => each === asked) && current() === asked) asked = null;
 			const wanted = asked ?? current();
-			for (const one of [slider, box]) put(one, "disabled", Boolean(why) || store.lost !== null || store.head.state === "stopped");
+			for (const one of [slider, box]) put(one, "disabled", Boolean(why) || store.lost !== null || store.stopped);
 			if (!held && wanted != null) {
 				if (wanted > +slider.max) slider.max = wanted;
 				if (+slider.value !== wanted) slider.value = wanted;
@@ -560,7 +561,7 @@ function makeKnobs(store, notify) {
 			const seen = !now.length ? "nothing yet" : least === most ? `${least}` : `${least} to ${most}`;
 			const pending = wanted != null && now.some((each) => each !== wanted);
 			put(state, "data-pending", pending && !why);
-			say(state, why ? why : pending ? `asked ${wanted}, applied ${seen}` : now.length ? `applied ${seen}` : "");
+			say(state, why || (pending ? `asked ${wanted}, applied ${seen}` : now.length ? `applied ${seen}` : ""));
 		}
 		return draw;
 	}
@@ -596,7 +597,7 @@ const clockTime = (at) => {
 };
 
 function makeLog(store) {
-	let status = "all", text = "", paused = null, cleared = 0, chosen = null, listed = [], seenAdded = 0, first = -1;
+	let status = "all", text = "", paused = null, cleared = 0, chosen = null, listed = [], from = null, seen = 0, first = -1;
 	const find = h("input", {type: "search", placeholder: "Filter by text", label: "Filter by text", size: 16,
 		oninput: () => { text = find.value.toLowerCase(); draw(true); }});
 	const kinds = choice("Status", [["all", "all"], ["ok", "ok"], ["errors", "errors"]], status, (value) => { status = value; draw(true); });
@@ -650,19 +651,17 @@ function makeLog(store) {
 		focusOn(place);
 	}
 
-	function tell() {
+	function draw(anew) {
+		// After a reset the rows are others, however many there are.
+		if (anew || from !== store.rows || (seen !== store.added && !paused)) list();
 		say(count, [plural(listed.length, "request"), paused && "paused", store.totals.lacking].filter(Boolean).join(", "));
 	}
 
-	function draw(anew = false) {
-		const fresh = store.added - seenAdded;
-		if (!anew && (!fresh || paused) && store.rows.length >= listed.length && first >= 0) return tell();
-		const known = paused ?? (cleared ? store.rows.slice(Math.max(0, store.rows.length - (store.added - cleared))) : store.rows);
-		listed = known.filter(fits).reverse();
+	function list() {
+		const known = paused ?? (cleared ? store.rows.slice(Math.max(0, store.rows.length - (store.added - cleared))) : store.rows), top = listed[0];
+		[listed, from, seen] = [known.filter(fits).reverse(), store.rows, store.added];
 		// Who has scrolled down goes on reading the same lines.
-		if (!paused && !anew && scroller.scrollTop > ROW_PX) scroller.scrollTop += Math.max(0, fresh) * ROW_PX;
-		seenAdded = store.added;
-		tell();
+		if (scroller.scrollTop > ROW_PX) scroller.scrollTop += Math.max(0, listed.indexOf(top)) * ROW_PX;
 		put(table, "aria-rowcount", listed.length + 1);
 		fill(true);
 	}
@@ -835,12 +834,11 @@ class View {
 	}
 
 	draw() {
-		const {store} = this;
+		const {store} = this, {stopped} = store;
 		for (const part of this.parts) part.draw();
 		this.tabs[this.opened].draw();
-		const stopped = store.head.state === "stopped";
 		const news = store.lost ?? (stopped ? "Stopped. This is the last picture; run its cell again to serve it anew."
-			: store.error ? `No replica could be read just now: ${store.error}` : store.saved && !store.told ? "The last picture that was saved." : "");
+			: store.error ? `Records can't be read just now: ${store.error}` : store.saved && !store.told ? "The last picture that was saved." : "");
 		this.strip.hidden = !news;
 		say(this.strip, visible(news));
 		put(this.element, "label", `Panel of ${visible(store.head.name)}`);

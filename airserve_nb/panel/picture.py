@@ -37,6 +37,8 @@ class _Second:
 
     latencies: list[float] = field(default_factory=list)
     errors: int = 0
+    batched: int = 0
+    """Requests of a batch: of the others, such as those whose client left, nobody knows where their time went."""
     queue_ms: float = 0.0
     predict_ms: float = 0.0
     overhead_ms: float = 0.0
@@ -47,16 +49,18 @@ class _Second:
     def add(self, record: RequestRecord) -> None:
         self.latencies.append(record.total_ms)
         self.errors += record.status >= 400  # noqa: PLR2004 - the first HTTP error status
-        self.queue_ms += record.queue_ms
-        self.predict_ms += record.predict_ms
-        self.overhead_ms += record.overhead_ms
+        if record.batch_id is not None:
+            self.batched += 1
+            self.queue_ms += record.queue_ms
+            self.predict_ms += record.predict_ms
+            self.overhead_ms += record.overhead_ms
 
     def wire(self, second: int) -> list[Any]:
         """Return what the browser draws: second, requests, errors, p50, p99, queue, predict, overhead, waiting, sizes, rows."""
         count = len(self.latencies)
         ordered = sorted(self.latencies)
         means = [
-            _short(total / count) if count else 0
+            _short(total / self.batched) if self.batched else 0
             for total in (self.queue_ms, self.predict_ms, self.overhead_ms)
         ]
         return [

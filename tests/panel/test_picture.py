@@ -56,6 +56,18 @@ def test_a_second_has_its_counts_and_quantiles() -> None:
     assert second[9] == [[3, "full", 1], [3, "timeout", 1]]
 
 
+def test_the_split_is_of_requests_that_rode_in_a_batch() -> None:
+    """A client that left after half a minute in the queue does not make it look as if HTTP took that long."""
+    picture = Picture()
+    left = request(2, total_ms=30_000, status=499)._replace(
+        batch_id=None, queue_ms=0.0, predict_ms=0.0, overhead_ms=30_000.0
+    )
+    picture.absorb(tick([request(1, total_ms=8), left]), NOW)
+    (second,) = picture.changes()["seconds"]
+    assert second[1:3] == [2, 1]
+    assert second[5:8] == [4, 2, 2]
+
+
 def test_only_what_changed_is_told() -> None:
     """A second message has nothing that the first one had; without news there is none."""
     picture = Picture()

@@ -192,8 +192,9 @@ class Service:
     def requests(self) -> pd.DataFrame:
         """Return one row a request, in the order of arrival; reading takes nothing away.
 
-        Columns: request_id, arrived_at, status, batch_id, batch_size, queue_ms, predict_ms, overhead_ms,
-        total_ms, version, replica, error.
+        Columns: request_id, arrived_at (UTC), status, batch_id, batch_size, queue_ms, predict_ms, overhead_ms,
+        total_ms, version, replica, error, and the first 200 characters of payload and answer. The last 100,000 that
+        were read are kept, and a replica keeps the last 10,000 until they are.
         """
         self._pull()
         return self._collector.requests()
@@ -201,7 +202,7 @@ class Service:
     def batches(self) -> pd.DataFrame:
         """Return one row a call of predict, in the order of release; reading takes nothing away.
 
-        Columns: batch_id, released_at, batch_size, rows, predict_ms, release_reason, queue_depth,
+        Columns: batch_id, released_at (UTC), batch_size, rows, predict_ms, release_reason, queue_depth,
         other_signatures, version, replica, error.
         """
         self._pull()

@@ -1,7 +1,7 @@
 """What a saved notebook keeps of a panel: a card with exact totals, the batch sizes as a picture, the last requests.
 
-It needs neither kernel nor script nor style sheet. What clients sent and were answered is not in it: a notebook is
-passed on.
+It needs neither kernel nor script nor style sheet. Neither payloads nor answers are in it: a notebook is passed on. The
+sentences of errors are, which may quote what a predictor quoted.
 """
 
 from __future__ import annotations

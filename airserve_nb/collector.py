@@ -201,6 +201,8 @@ class Collector:
             error = None
             try:
                 self.pull()
+                if not self._answering:
+                    error = "No replica answers."
             except Exception as raised:  # noqa: BLE001 - a deployment that is gone, or busy being replaced
                 error = describe(raised)
             period = PERIOD_S if self._tell(error) else IDLE_PERIOD_S

@@ -214,6 +214,10 @@ def test_watchers_are_told_of_lost_replicas(eventually: Any) -> None:
     assert listener.ticks[-1].lost_replicas == 0
     del replicas.recorders["a"]
     eventually(lambda: listener.ticks[-1].lost_replicas == 1, "the loss is told")
+    assert listener.ticks[-1].error is None
+    del replicas.recorders["b"]
+    eventually(lambda: listener.ticks[-1].lost_replicas == 2, "the next one, too")
+    assert listener.ticks[-1].error == "No replica answers."
     end()
 
 

@@ -746,7 +746,7 @@ function makeTry(store) {
 	const element = h("div.as-try", box, across(send, h("span.as-soft", "or"), probe,
 		h("label", {for: requests.id}, "with"), requests, h("label", {for: concurrency.id}, "requests, at once"), concurrency), outcome);
 	return {element, draw() {
-		if (!filled && store.example && box.value !== store.example) box.value = store.example;
+		if (!filled && box.value !== store.example) box.value = store.example;
 	}, close() { if (blob) URL.revokeObjectURL(blob); }};
 }
 

@@ -54,6 +54,7 @@ class Panel(anywidget.AnyWidget):
     def __init__(self, service: Service) -> None:
         self._service = service
         self._displays = showing.Displays(self)
+        self._told_example: Any = None
         super().__init__()
         self._cells = CellWatch(get_ipython())
         self._viewers = Viewers(self._cells)
@@ -139,7 +140,9 @@ class Panel(anywidget.AnyWidget):
 
     def publish(self, number: int, parts: dict[str, Any]) -> None:
         """Send one message: what changed, as JSON in a binary buffer."""
-        if parts.get("reset"):
+        example = self._service.example
+        if parts.get("reset") or example is not self._told_example:
+            self._told_example = example
             parts = parts | {"example": example_text(self._service)}
         self.send({"kind": "tick", "number": number}, [encode(parts)])
 

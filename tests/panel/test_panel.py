@@ -253,6 +253,15 @@ class TestCommands:
             eventually(lambda told=told: page.last("head")["version"] == told, "the version is told")
         assert service.request({"array": [1]}).json() == [3.0]
 
+    def test_a_new_example_is_told(self, serve_local: Any, page: Any, eventually: Any) -> None:
+        """A cell that is run again with another example has it in the box to try it with."""
+        page.look()
+        eventually(lambda: page.last("example"), "the first example")
+        serve_local(predict, name="adder", example={"array": [9]})
+        eventually(lambda: json.loads(page.last("example")) == {"array": [9]}, "the new one is told")
+        serve_local(predict, name="adder")
+        eventually(lambda: page.last("example") == "", "that there is none any more is told too")
+
     def test_stop(self, service: Service, page: Any, eventually: Any) -> None:
         """The service ends; its panel says so."""
         page.ask(1, "stop")

@@ -118,14 +118,16 @@ class TestWatching:
         assert page.panel.snapshot["totals"]["lacking"] == words
         assert f": {words}." in page.panel._repr_mimebundle_()["text/html"]
 
-    def test_a_stop_is_no_loss(self, service: Service, page: Any, eventually: Any) -> None:
+    def test_a_stop_is_no_loss(
+        self, service: Service, page: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """A replica that ends because its service was stopped is not told as an accident."""
         page.look()
         service.request({"array": [1]})
         eventually(page.rows, "the request is told")
         service.stop()
         eventually(lambda: not threads(), "the stop is told")
-        service._host.pages = lambda _cursors: []  # type: ignore[method-assign]
+        monkeypatch.setattr(service._host, "pages", lambda _cursors: [])
         service._collector.pull()
         assert service._collector.lacking() == ""
 

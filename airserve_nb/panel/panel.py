@@ -7,6 +7,7 @@ a view has before the first message comes, and which is saved with the widget's 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,8 +86,15 @@ class Panel(anywidget.AnyWidget):
         """Put the final numbers, as plain HTML, where the panel is shown.
 
         What is left there needs neither kernel nor widgets. Showing the service again gives a live panel again.
+        Where no replica can be read any more, it warns, and leaves what was read last.
         """
-        self._service._pull()  # noqa: SLF001 - the panel is a part of its service
+        try:
+            self._service._pull()  # noqa: SLF001 - the panel is a part of its service
+        except Exception as error:  # noqa: BLE001 - of whatever has become of the replicas; there is something to keep
+            warnings.warn(
+                f"The last records of {self._service.name} could not be read ({describe(error)}); what was read before is kept.",
+                stacklevel=2,
+            )
         self._displays.freeze()
 
     def close(self) -> None:

@@ -312,6 +312,21 @@ class TestWhatIsKept:
         assert "<script" not in bundle["text/html"]
         assert "data:image/svg+xml;base64," in bundle["text/html"]
 
+    def test_freezing_what_can_not_be_read_any_more(
+        self, service: Service, page: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """When the replicas have died, what was read before is left in the notebook all the same, with a warning."""
+        service.request({"array": [1]})
+        service.statistics()
+
+        def fail(_cursors: Any) -> Any:
+            raise RuntimeError("Ray is gone")
+
+        monkeypatch.setattr(service._host, "pages", fail)
+        with pytest.warns(UserWarning, match=r"of adder could not be read \(RuntimeError: Ray is gone\)"):
+            page.panel.freeze()
+        assert "<Service adder: running" in capsys.readouterr().out
+
     def test_no_payload_is_saved(self, service: Service, page: Any) -> None:
         """Neither what clients sent nor what they were answered is in the file, in whatever form."""
         service.request({"array": [123456]})

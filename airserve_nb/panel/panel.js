@@ -33,6 +33,8 @@ function visible(text, {lines = false, most = 5000} = {}) {
 	});
 }
 
+const failed = (error) => `The panel's script failed: ${visible(error?.stack ?? error, {most: 400})}`;
+
 /** Make an element, such as `div.class`; strings become text, `on…` handlers, the rest attributes. */
 function h(kind, props, ...kids) {
 	const [tag, ...classes] = kind.split(".");
@@ -177,7 +179,7 @@ class Store {
 
 	fail(error) {
 		console.error(error);
-		this.failure = `The panel's script failed: ${visible(error?.stack ?? error, {most: 400})}`;
+		this.failure = failed(error);
 		for (const view of this.views) view.showFailure();
 	}
 
@@ -327,9 +329,9 @@ function makeFigures(store) {
 	return {element, draw() {
 		const last = store.lastSeconds(3);
 		const {requests, errors, batches, batched} = store.totals;
-		const recent = counts(store, 10, false), recentBatches = sum(recent.values(), total);
-		const mean = recentBatches
-			? sum(recent.entries(), ([size, by]) => size * total(by)) / recentBatches : batches ? batched / batches : null;
+		const recent = counts(store, 10, false), made = sum(recent.values(), total);
+		const mean = made
+			? weight(recent) / made : batches ? batched / batches : null;
 		const [p50, p99, many] = store.latency ?? [];
 		say(figures.rate, short(sum(last, (each) => each?.[COUNT] ?? 0) / 3));
 		say(figures.mean, mean === null ? "–" : number(mean, 1));
@@ -344,6 +346,7 @@ function makeFigures(store) {
 
 const sum = (values, part) => { let all = 0; for (const each of values) all += part(each); return all; };
 const total = (by) => sum(by.values(), (count) => count);
+const weight = (found) => sum(found.entries(), ([size, by]) => size * total(by));
 
 /** Batches by size and reason within the last `seconds` (0: all). */
 function counts(store, seconds, rows) {
@@ -438,7 +441,7 @@ function makeHistogram(store) {
 		limit.style.left = `${(place + 1) * width}%`;
 		put(limit, "data-left", (place + 1) * width > 60);
 		say(limitText, `limit ${most}`);
-		const all = sum(sums, total), average = all ? sum(found.entries(), ([size, by]) => size * total(by)) / all : 0;
+		const all = sum(sums, total), exact = rows && (!seconds || store.saved) ? store.totals.rows : weight(found), average = all ? exact / all : 0;
 		const at = columns.findIndex(([, high]) => average <= high);
 		const [low, high] = columns[Math.max(0, at)];
 		mean.hidden = !all;
@@ -876,7 +879,7 @@ export default () => {
 				return () => view.close();
 			} catch (error) {
 				console.error(error);
-				el.append(h("pre", {role: "alert"}, `The panel's script failed: ${visible(error?.stack ?? error, {most: 400})}`));
+				el.append(h("pre", {role: "alert"}, failed(error)));
 			}
 		},
 	};

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, expect
 
 import airserve_nb
+from airserve_nb.telemetry import bucket
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
@@ -142,3 +143,20 @@ def test_the_note_of_a_service_is_told(play: Callable[..., Played]) -> None:
     """What its user should know stands on the card, whose place the panel takes."""
     panel = play(head={**HEAD, "note": "Requests from here may not reach it."})
     expect(panel.root.locator(".as-title")).to_contain_text("Requests from here may not reach it.")
+
+
+def test_all_rows_are_where_recent_ones_are(play: Callable[..., Played]) -> None:
+    """Large batches are counted by powers of two; their column and their mean are the same as those of the last seconds."""
+    panel = play(head=HEAD)
+    recent = [[40, "full", 3]]
+    second = panel.root.page.evaluate("() => Math.floor(Date.now() / 1000)")
+    panel.tick(
+        row_sizes=[[bucket(40), "full", 3]],
+        totals={**TOTALS, "batches": 3, "rows": 120},
+        seconds=[[second, 3, 0, 1, 1, 1, 1, 1, 0, recent, recent]],
+    )
+    panel.root.get_by_role("button", name="rows", exact=True).click()
+    plot = panel.root.locator(".as-plot")
+    expect(plot).to_have_attribute("aria-label", "3 batches, mean size 40.0: 3 of 33 to 64")
+    panel.root.get_by_role("button", name="all", exact=True).first.click()
+    expect(plot).to_have_attribute("aria-label", "3 batches, mean size 40.0: 3 of 33 to 64")

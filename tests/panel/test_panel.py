@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import airserve_nb
-from airserve_nb.panel import feed
+from airserve_nb.panel import feed, showing
 from airserve_nb.service import Service
 from airserve_nb.telemetry import Recorder
 
@@ -311,6 +311,19 @@ class TestWhatIsKept:
         assert repr(page.panel) == repr(service.panel())
         assert "<script" not in bundle["text/html"]
         assert "data:image/svg+xml;base64," in bundle["text/html"]
+
+    def test_a_front_end_without_widgets(
+        self, service: Service, page: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Beside the live view, which it can't show, it has the summary and a sentence how to get the panel."""
+        shown: list[dict[str, Any]] = []
+        monkeypatch.setattr(showing, "display", lambda data, **_options: shown.append(data))
+        page.panel._ipython_display_()
+        kept, live = shown
+        assert kept["text/plain"] == repr(service)
+        assert live.pop("application/vnd.jupyter.widget-view+json")["model_id"] == page.panel.model_id
+        assert list(live) == ["text/plain"]
+        assert "install anywidget" in live["text/plain"]
 
     def test_freezing_what_can_not_be_read_any_more(
         self, service: Service, page: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

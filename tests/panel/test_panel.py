@@ -183,6 +183,7 @@ class TestCommands:
     def test_knobs(self, service: Service, page: Any, eventually: Any) -> None:
         """A limit that is set from a page is in force, and told by the replica itself."""
         page.look()
+        eventually(lambda: page.last("states"), "the first picture")
         page.ask(1, "set_batching", max_batch_size=3, batch_wait_timeout_s=0.005)
         eventually(lambda: 1 in page.results, "the outcome")
         assert page.results[1]["ok"]

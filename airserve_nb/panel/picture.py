@@ -90,20 +90,22 @@ class Picture:
     def absorb(self, tick: Tick, now: float) -> None:
         """Take a tick in; ``now`` is the time of the wall clock."""
         oldest = int(now) - WINDOW_S
-        for batch in islice(tick.batches, max(0, len(tick.batches) - KNOWN_BATCHES), None):
+        # They come replica by replica; the first tick has thousands of each.
+        requests, batches = sorted(tick.requests, key=_ended), sorted(tick.batches, key=_ended)
+        for batch in batches[-KNOWN_BATCHES:]:
             self._reasons[batch.batch_id] = batch.release_reason
         while len(self._reasons) > KNOWN_BATCHES:
             self._reasons.popitem(last=False)
-        for batch in tick.batches:
+        for batch in batches:
             ended = int(_ended(batch))
             if ended >= oldest:
                 self._count_batch(batch, ended)
-        for record in tick.requests:
+        for record in requests:
             ended = int(_ended(record))
             if ended >= oldest:
                 self._second(ended).add(record)
                 self._recent_requests.append(record)
-        newest = tick.requests[-KEPT_ROWS:]
+        newest = requests[-KEPT_ROWS:]
         self._rows.extend(self._row(record) for record in newest)
         self._new_rows = min(self._new_rows + len(newest), len(self._rows))
         self._note_states(tick, now)

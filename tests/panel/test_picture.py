@@ -110,6 +110,24 @@ def test_the_log_is_capped_but_the_second_is_not() -> None:
     assert changes["seconds"][0][1] == 3 * KEPT_ROWS
 
 
+def test_replicas_are_told_in_order_of_time() -> None:
+    """One after the other they are read: the log lists the newest of all, and what is recent is not that of one alone."""
+    picture = Picture()
+    times = [NOW - 50 + 0.05 * number for number in range(KEPT_ROWS)]
+    requests = [
+        request(number, ended=ended)._replace(replica=replica)
+        for replica in "ab"
+        for number, ended in enumerate(times)
+    ]
+    picture.absorb(tick(requests, [batch(2), batch(1, ended=NOW - 1)]), NOW)
+    changes = picture.changes()
+    assert Counter(row[4] for row in changes["rows"]) == {"a": KEPT_ROWS // 2, "b": KEPT_ROWS // 2}
+    arrivals = [row[1] for row in changes["rows"]]
+    assert arrivals == sorted(arrivals)
+    assert len(picture.recent[0]) == 2 * sum(ended >= NOW - 10 for ended in times) == 400
+    assert changes["last"][0] == "b2"
+
+
 def test_what_is_older_than_the_window_is_forgotten() -> None:
     """A minute is all that there is, however long a panel is open."""
     picture = Picture()

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from airserve_nb._background import step_back
@@ -239,9 +239,9 @@ class Collector:
     def last_requests(self, count: int) -> list[RequestRecord]:
         """Return the last ``count`` requests that were read, in the order of arrival."""
         with self._lock:
-            # What was read last came about last, but for what replicas did at once.
-            newest = list(islice(reversed(self._requests), 4 * count))
-        return sorted(newest, key=lambda record: record.arrived_at)[-count:]
+            # In the order in which they were read, which is replica by replica.
+            read = list(self._requests)
+        return nlargest(count, read, key=lambda record: record.arrived_at)[::-1]
 
     def statistics(self) -> BatchStatistics:
         """Return the figures of all replicas that were ever read."""

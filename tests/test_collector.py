@@ -67,6 +67,18 @@ def test_replicas_are_merged_in_order_of_time() -> None:
     assert collector.statistics().replicas == 2
 
 
+def test_the_last_requests_are_those_of_all_replicas() -> None:
+    """However many of one replica were read after those of the other."""
+    replicas = Replicas("a", "b", size=1_000)
+    collector = Collector(replicas.pages)
+    for number in range(2_000):
+        name = "ab"[number % 2]
+        replicas.recorders[name].add_request(request(number, replica=name))
+    collector.pull()
+    assert [record.request_id for record in collector.last_requests(3)] == ["b-1997", "a-1998", "b-1999"]
+    assert len(collector.last_requests(9_999)) == 2_000
+
+
 def test_a_replica_that_is_gone_is_remembered() -> None:
     """Records and totals of a replica that ended stay, beside those of its successor."""
     replicas = Replicas("a")

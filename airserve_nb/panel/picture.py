@@ -133,7 +133,8 @@ class Picture:
             for name, state in sorted(tick.states.items())
         ]
         waiting = sum(state.waiting for state in tick.states.values())
-        if waiting:
+        # After a reading that failed, the states are those of the one before.
+        if waiting and tick.error is None:
             second = self._second(int(now))
             second.waiting = max(second.waiting, waiting)
 

@@ -160,14 +160,15 @@ def test_a_row_says_why_its_batch_was_released() -> None:
 
 
 def test_replicas_and_their_queues_are_told() -> None:
-    """Limits in force and waiting requests, by replica; the second remembers the longest queue."""
+    """Limits in force and waiting requests, by replica; the second remembers the longest queue, if it was read."""
     picture = Picture()
     states = {name: ReplicaState("v1", True, 8, 0.01, 3) for name in "ba"}
-    picture.absorb(tick(states=states, lost_requests=7, error="gone"), NOW)
+    picture.absorb(tick(states=states, lost_requests=7), NOW)
+    picture.absorb(tick(states=states, lost_requests=7, error="gone"), NOW + 1)
     changes = picture.changes()
     assert [state[0] for state in changes["states"]] == ["a", "b"]
     assert (picture.replicas, picture.waiting) == (2, 6)
-    assert changes["seconds"][0][8] == 6
+    assert [(second[0], second[8]) for second in changes["seconds"]] == [(int(NOW), 6)]
     assert (changes["totals"]["lacking"], changes["error"]) == ("7 records missing", "gone")
 
 

@@ -1,7 +1,8 @@
 """What a page may ask: a fixed list, done in threads of our own and never where the kernel reads its messages.
 
-Commands are done one after the other, in the order in which they were asked. Probes have a lane of their own: a
-knob that is turned while one runs must act at once. A lane has a thread only while it has work.
+Commands are done one after the other, in the order in which they were asked. Probes have a lane of their own, and so has
+scaling, for which processes start: a knob that is turned meanwhile must act at once. A lane has a thread only while it
+has work.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Commands:
     def __init__(self, service: Any, report: Report) -> None:
         self._service = service
         self._report = report
-        self._steering, self._probing = _Lane("airserve-panel-commands"), _Lane("airserve-panel-probe")
+        self._steering, probing = _Lane("airserve-panel-commands"), _Lane("airserve-panel-probe")
+        self._others = {"probe": probing, "request": probing, "scale": _Lane("airserve-panel-scale")}
         self._known: dict[str, Callable[..., dict[str, Any]]] = {
             "redeploy": self._redeploy,
             "rollback": self._rollback,
@@ -59,14 +61,14 @@ class Commands:
         if work is None or not isinstance(arguments, Mapping):
             self._answer(number, name, {"ok": False, "text": "The panel knows no such command."})
             return
-        lane = self._probing if name in ("probe", "request") else self._steering
+        lane = self._others.get(name, self._steering)
         if not lane.submit(lambda: self._answer(number, name, self._outcome(work, arguments))):
             self._answer(number, name, {"ok": False, "text": "Too much was asked at once; wait a moment."})
 
     def close(self) -> None:
         """Do nothing more; what has begun comes to its end."""
-        self._steering.close()
-        self._probing.close()
+        for lane in (self._steering, *self._others.values()):
+            lane.close()
 
     def _answer(self, number: Any, name: Any, outcome: dict[str, Any]) -> None:
         buffers = outcome.pop("buffers", [])

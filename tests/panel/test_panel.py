@@ -280,6 +280,28 @@ class TestCommands:
         assert "predict;dur=" in outcome["timing"]
         assert outcome["ms"] > 0
 
+    def test_a_knob_while_it_is_scaled(
+        self, service: Service, page: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Processes take seconds to start; a limit that is set meanwhile is in force at once."""
+        started, there = threading.Event(), threading.Event()
+
+        def scale(_count: int) -> None:
+            started.set()
+            assert there.wait(30)
+
+        monkeypatch.setattr(service, "scale", scale)
+        page.ask(1, "scale", num_replicas=2)
+        assert started.wait(30)
+        page.ask(2, "set_batching", max_batch_size=5)
+        try:
+            eventually(lambda: 2 in page.results, "the limit is in force", timeout_s=10)
+            assert 1 not in page.results
+        finally:
+            there.set()
+        eventually(lambda: 1 in page.results, "it is scaled")
+        assert page.results[1]["ok"]
+
     def test_a_probe_and_a_knob_during_it(self, service: Service, page: Any, eventually: Any) -> None:
         """A probe's picture comes as a PNG; a knob that is turned meanwhile does not wait for it."""
         page.ask(1, "probe", payload='{"array": [1]}', requests=30, concurrency=4)

@@ -37,14 +37,15 @@ def _no_data(case: Case) -> Finding | None:
         return None
     figures = {"requests": float(facts.requests), "waiting": float(case.waiting)}
     if case.waiting:
-        what = (
-            f"No batch has ended yet, but {count(case.waiting, 'request')} waiting: predict has not returned"
-        )
+        waits = f"{count(case.waiting, 'request')} {'waits' if case.waiting == 1 else 'wait'}"
+        what = f"{waits} although no batch has ended lately: predict has not returned"
         return Finding("no_data", f"{what}, or the model is still being loaded.", figures, "predictor")
     if facts.requests:
         what = f"{count(facts.requests, 'request')} ended without reaching a batch"
-        return Finding("no_data", f"{what}, so look at their errors.", figures, "concurrency")
-    return Finding("no_data", "No batch yet, so send some requests.", figures, "concurrency")
+        errors = "its error" if facts.requests == 1 else "their errors"
+        return Finding("no_data", f"{what}, so look at {errors}.", figures, "concurrency")
+    when = "yet" if facts.settled else "since the limits were changed"
+    return Finding("no_data", f"No batch {when}, so send some requests.", figures, "concurrency")
 
 
 def _failing(case: Case) -> Finding | None:
@@ -108,15 +109,17 @@ def _max_ongoing(case: Case) -> Finding | None:
     held_back = steady is not None and case.concurrency is not None and case.concurrency >= LARGER * steady
     if allowed is not None and allowed < 2 * case.limits.max_batch_size and not held_back:
         pool = allowed * facts.replicas
-        held_back = min(facts.in_flight_mean, case.in_flight or 0) >= NEARLY * pool and case.alternate(
-            allowed
-        )
+        # Where clients send no more, they are what limits.
+        held_back = case.concurrency is None or case.concurrency > pool
+        held_back &= min(facts.in_flight_mean, case.in_flight or 0) >= NEARLY * pool
+        held_back &= case.alternate(allowed)
     if not held_back:
         return None
     inside = facts.in_flight_peak / facts.replicas if allowed is None else float(allowed)
     name = "max_ongoing_requests" if allowed is None else f"max_ongoing_requests={allowed}"
     clients = "" if case.concurrency is None else f" of the {case.concurrency} that are sent at a time"
-    what = f"Only {digits(inside)} requests{clients} get into a replica at once, and batches can't grow beyond them"
+    one = digits(inside) == "1"
+    what = f"Only {digits(inside)} request{'' if one else 's'}{clients} get{'s' if one else ''} into a replica at once, and batches can't grow beyond that"
     sentence = f"{what}, so raise {name} well above twice max_batch_size={case.limits.max_batch_size}."
     figures = {"inside": inside, "in_flight_peak": float(facts.in_flight_peak), "mean_size": facts.mean_size}
     return Finding("max_ongoing", sentence, figures, "max_ongoing_requests")

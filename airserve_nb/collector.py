@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from airserve_nb._background import step_back
@@ -30,7 +31,7 @@ from airserve_nb.telemetry import (
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Collector", "Tick"]
+__all__ = ["Collector", "Tick", "lacking_in_words"]
 
 # Some 60 MB of records.
 KEPT = 100_000
@@ -54,6 +55,9 @@ class Tick:
     lost_requests: int
     """Request records, since the first reading, that a ring buffer had dropped before they could be read."""
     lost_batches: int
+    lost_replicas: int
+    """Replicas that answered once and answer no more, though nobody here asked them to end: what they did after they
+    were last read is in neither records nor totals."""
     states: Mapping[str, ReplicaState]
     """How each replica that answers does."""
     error: str | None = None
@@ -78,12 +82,20 @@ class Collector:
 
     def __init__(self, pull_pages: Callable[[Mapping[str, Cursor]], Iterable[tuple[str, Page]]]) -> None:
         self._pull_pages = pull_pages
+        # One reading at a time. What was read has a lock of its own: a replica that is slow to answer keeps nobody
+        # from what is known.
+        self._pulling = threading.Lock()
         self._lock = threading.Lock()
         self._cursors: dict[str, Cursor] = {}
         self._counters: dict[str, Counters] = {}
         self._states: dict[str, ReplicaState] = {}
         self._lost_requests = 0
         self._lost_batches = 0
+        # Replicas: those that answered last, that may go, and that went without being asked to.
+        self._answering: set[str] = set()
+        self._dismissed: set[str] = set()
+        self._lost: set[str] = set()
+        self._changes = 0
         self._requests: deque[RequestRecord] = deque(maxlen=KEPT)
         self._batches: deque[BatchRecord] = deque(maxlen=KEPT)
         # Replaced, never changed: one may end while another thread goes through them.
@@ -95,17 +107,49 @@ class Collector:
 
     def pull(self) -> None:
         """Read what is new; safe to call from any thread."""
-        with self._lock:
+        with self._pulling:
             complete = False
             while not complete:
-                complete = True
-                states = {}
-                for replica, page in self._pull_pages(self._cursors):
-                    self._take(replica, page)
-                    complete &= page.complete
-                    if page.state is not None:
-                        states[replica] = page.state
-                self._states = states
+                pages = list(self._pull_pages(dict(self._cursors)))
+                complete = all(page.complete for _, page in pages)
+                with self._lock:
+                    for replica, page in pages:
+                        self._take(replica, page)
+                    self._states = {replica: page.state for replica, page in pages if page.state is not None}
+                    self._note_who_answers({replica for replica, _ in pages})
+
+    def _note_who_answers(self, answering: set[str]) -> None:
+        self._answering = answering
+        # Who answers again was not lost.
+        self._lost -= answering
+        if not self._changes:
+            self._lost |= self._gone()
+
+    def _gone(self) -> set[str]:
+        return self._counters.keys() - self._answering - self._dismissed
+
+    def dismiss_all(self) -> None:
+        """Expect every replica that was read so far to end: it is being stopped or replaced, and not lost."""
+        with self._lock:
+            self._dismissed |= self._counters.keys() - self._lost
+
+    @contextmanager
+    def departures(self) -> Iterator[None]:
+        """Expect replicas to end within this block: they are read up to their end, and are not lost."""
+        self.pull()
+        end = self.watch(lambda _tick: None)
+        with self._lock:
+            self._changes += 1
+        try:
+            yield
+        finally:
+            end()
+            # Who is there now; where that can't be asked, nobody has left as far as is known.
+            with suppress(Exception):
+                self.pull()
+            with self._lock:
+                self._changes -= 1
+                self._dismissed |= self._gone() - self._lost
 
     def _take(self, replica: str, page: Page) -> None:
         self._cursors[replica] = page.cursor
@@ -157,6 +201,8 @@ class Collector:
             error = None
             try:
                 self.pull()
+                if not self._answering:
+                    error = "No replica answers."
             except Exception as raised:  # noqa: BLE001 - a deployment that is gone, or busy being replaced
                 error = describe(raised)
             period = PERIOD_S if self._tell(error) else IDLE_PERIOD_S
@@ -166,14 +212,14 @@ class Collector:
         with self._lock:
             counters = sum_counters(self._counters.values())
             states = dict(self._states)
-            lost_requests, lost_batches = self._lost_requests, self._lost_batches
+            lost = self._lost_requests, self._lost_batches, len(self._lost)
             watchers = self._watchers
             told = [(each, each.requests, each.batches) for each in watchers]
             for each in watchers:
                 each.requests, each.batches = [], []
         for watcher, requests, batches in told:
             try:
-                watcher.tell(Tick(requests, batches, counters, lost_requests, lost_batches, states, error))
+                watcher.tell(Tick(requests, batches, counters, *lost, states, error))
             except Exception:  # noqa: BLE001 - a front end that is gone must not end what others watch
                 self._end(watcher)
         return any(requests or batches for _, requests, batches in told)
@@ -185,12 +231,17 @@ class Collector:
         with self._lock:
             return sum_counters(self._counters.values())
 
+    def lacking(self) -> str:
+        """Return in words what is known to lack among the records; empty when nothing is."""
+        with self._lock:
+            return lacking_in_words(self._lost_requests, len(self._lost))
+
     def last_requests(self, count: int) -> list[RequestRecord]:
         """Return the last ``count`` requests that were read, in the order of arrival."""
         with self._lock:
-            # What was read last came about last, but for what replicas did at once.
-            newest = list(islice(reversed(self._requests), 4 * count))
-        return sorted(newest, key=lambda record: record.arrived_at)[-count:]
+            # In the order in which they were read, which is replica by replica.
+            read = list(self._requests)
+        return nlargest(count, read, key=lambda record: record.arrived_at)[::-1]
 
     def statistics(self) -> BatchStatistics:
         """Return the figures of all replicas that were ever read."""
@@ -211,6 +262,18 @@ class Collector:
         with self._lock:
             records = sorted(self._batches, key=lambda record: record.released_at)
         return _frame(BatchRecord, records)
+
+
+def lacking_in_words(lost_requests: int, lost_replicas: int) -> str:
+    """Return in words what lacks, such as ``7 records missing``; empty when nothing does."""
+    parts = []
+    if lost_requests:
+        parts.append(f"{lost_requests:,} record{'' if lost_requests == 1 else 's'} missing")
+    if lost_replicas == 1:
+        parts.append("1 replica gone, its last records may be missing")
+    elif lost_replicas:
+        parts.append(f"{lost_replicas} replicas gone, their last records may be missing")
+    return ", ".join(parts)
 
 
 def _frame(kind: type[Any], records: list[Any]) -> pd.DataFrame:

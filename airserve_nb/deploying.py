@@ -196,13 +196,14 @@ def _deploy(
             hosted = host(spec, place, progress=progress)
             service = _new_service(name, hosted)
         else:
-            hosted = host(
-                spec,
-                place,
-                running=service._host,  # noqa: SLF001 - deploying and its Service are one
-                before_it_ends=service._keep_records,  # noqa: SLF001 - as above
-                progress=progress,
-            )
+            with service._scaling_to(place.num_replicas):  # noqa: SLF001 - deploying and its Service are one
+                hosted = host(
+                    spec,
+                    place,
+                    running=service._host,  # noqa: SLF001 - as above
+                    before_it_ends=service._keep_records,  # noqa: SLF001 - as above
+                    progress=progress,
+                )
     except KeyboardInterrupt as interrupt:
         if service is None:
             interrupt.add_note(f"{name} was not deployed.")

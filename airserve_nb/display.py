@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import jinja2
 
 __all__ = [
+    "HOW_TO_GET_A_PANEL",
     "ServiceList",
     "ServiceView",
     "curl_command",
@@ -40,9 +41,7 @@ __all__ = [
     "sharing_html",
 ]
 
-HOW_TO_GET_A_PANEL = (
-    "For the live panel, install anywidget where this kernel and Jupyter run, and start both anew."
-)
+HOW_TO_GET_A_PANEL = "For the live panel, install anywidget where the kernel and Jupyter run, start both anew, and run this cell again."
 _LONGEST_CURL = 2000  # characters; a longer line is no use to anyone who reads the card
 _REQUEST_KEYS = frozenset({"json", "params", "data", "headers", "method"})
 

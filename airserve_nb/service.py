@@ -6,7 +6,7 @@ It is thin: it asks the engine's host, and the collector for records. It stays t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from airserve_nb._deploy_options import check_address, check_replicas
@@ -192,8 +192,9 @@ class Service:
     def requests(self) -> pd.DataFrame:
         """Return one row a request, in the order of arrival; reading takes nothing away.
 
-        Columns: request_id, arrived_at, status, batch_id, batch_size, queue_ms, predict_ms, overhead_ms,
-        total_ms, version, replica, error.
+        Columns: request_id, arrived_at (UTC), status, batch_id, batch_size, queue_ms, predict_ms, overhead_ms,
+        total_ms, version, replica, error, and the first 200 characters of payload and answer. The last 100,000 that
+        were read are kept, and a replica keeps the last 10,000 until they are.
         """
         self._pull()
         return self._collector.requests()
@@ -201,7 +202,7 @@ class Service:
     def batches(self) -> pd.DataFrame:
         """Return one row a call of predict, in the order of release; reading takes nothing away.
 
-        Columns: batch_id, released_at, batch_size, rows, predict_ms, release_reason, queue_depth,
+        Columns: batch_id, released_at (UTC), batch_size, rows, predict_ms, release_reason, queue_depth,
         other_signatures, version, replica, error.
         """
         self._pull()
@@ -259,7 +260,8 @@ class Service:
         """
         self._check_running()
         check_replicas(num_replicas, self.engine)
-        self._host.scale(num_replicas)
+        with self._scaling_to(num_replicas):
+            self._host.scale(num_replicas)
 
     def rollback(self) -> None:
         """Serve the version again that served before this one was deployed, in the processes that run.
@@ -400,10 +402,21 @@ class Service:
         return self._host.pages(cursors)
 
     def _keep_records(self) -> None:
-        """Read everything once more; a courtesy, on which nothing must depend."""
+        """Read everything once more from replicas that are to end; a courtesy, on which nothing must depend."""
         with contextlib.suppress(Exception):
-            self._last_logs = self._host.log_entries(KEPT_LOG_ENTRIES)
             self._pull()
+            self._collector.dismiss_all()
+            self._last_logs = self._host.log_entries(KEPT_LOG_ENTRIES)
+
+    @contextlib.contextmanager
+    def _scaling_to(self, num_replicas: int | None) -> Iterator[None]:
+        """Read the replicas that end within this block, where there are to be fewer, up to their end."""
+        with contextlib.ExitStack() as reading:
+            if num_replicas is not None and num_replicas < self.replicas:
+                # Who can't be read counts as lost when it has ended.
+                with contextlib.suppress(Exception):
+                    reading.enter_context(self._collector.departures())
+            yield
 
     def _check_running(self) -> None:
         if self._stopped:

@@ -277,8 +277,11 @@ def shown_preview(content: bytes) -> str:
 
 
 def bucket(rows: int) -> int:
-    """Return the number under which batches of this many rows are counted: exact up to 32, then powers of two, rounded down."""
-    return rows if rows <= LARGEST_EXACT_BUCKET else 1 << (rows.bit_length() - 1)
+    """Return the number under which batches of this many rows are counted: exact up to 32, then powers of two, rounded up.
+
+    So 64 stands for 33 to 64, as in the panel's histogram.
+    """
+    return rows if rows <= LARGEST_EXACT_BUCKET else 1 << (rows - 1).bit_length()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from airserve_nb.collector import Collector, Tick
 from airserve_nb.telemetry import BatchRecord, Cursor, Page, Recorder, RequestRecord
@@ -64,6 +65,18 @@ def test_replicas_are_merged_in_order_of_time() -> None:
     assert collector.requests().replica.tolist() == ["a", "b"] * 3
     assert collector.batches().batch_id.tolist() == [f"b{number}" for number in range(6)]
     assert collector.statistics().replicas == 2
+
+
+def test_the_last_requests_are_those_of_all_replicas() -> None:
+    """However many of one replica were read after those of the other."""
+    replicas = Replicas("a", "b", size=1_000)
+    collector = Collector(replicas.pages)
+    for number in range(2_000):
+        name = "ab"[number % 2]
+        replicas.recorders[name].add_request(request(number, replica=name))
+    collector.pull()
+    assert [record.request_id for record in collector.last_requests(3)] == ["b-1997", "a-1998", "b-1999"]
+    assert len(collector.last_requests(9_999)) == 2_000
 
 
 def test_a_replica_that_is_gone_is_remembered() -> None:
@@ -126,6 +139,136 @@ def test_pulling_from_many_threads_doubles_nothing() -> None:
         thread.join()
     assert collector.requests().request_id.is_unique
     assert len(collector.requests()) == 2_000
+
+
+def test_a_slow_replica_keeps_nobody_from_what_is_known(eventually: Any) -> None:
+    """While a replica takes its time to answer, what was read before can be looked at, and watching can begin."""
+    replicas = Replicas("a")
+    replicas.recorders["a"].add_request(request(1))
+    asked, answers = threading.Event(), threading.Event()
+    answers.set()
+
+    def pages(cursors: Mapping[str, Cursor]) -> list[tuple[str, Page]]:
+        asked.set()
+        assert answers.wait(30)
+        return replicas.pages(cursors)
+
+    collector = Collector(pages)
+    collector.pull()
+    answers.clear()
+    asked.clear()
+    slow = threading.Thread(target=collector.pull)
+    slow.start()
+    assert asked.wait(30)
+    seen: list[Any] = []
+
+    def look() -> None:
+        seen.extend(
+            [collector.counters().requests, len(collector.last_requests(9)), len(collector.requests())]
+        )
+        collector.watch(listener)()
+
+    listener = Listener()
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    try:
+        eventually(lambda: len(seen) == 3, "what is known can be read", timeout_s=5)
+    finally:
+        answers.set()
+        slow.join()
+        looking.join()
+    assert seen == [1, 1, 1]
+    eventually(lambda: collector_threads() == 0, "the watch ends")
+
+
+# -- replicas that go -------------------------------------------------------------------------------
+
+
+def test_a_replica_that_goes_unasked_is_lost() -> None:
+    """It is counted from the reading on in which it is not there, whoever takes its place; once, and not if it is back."""
+    replicas = Replicas("a", "b")
+    collector = Collector(replicas.pages)
+    collector.pull()
+    assert collector.lacking() == ""
+    killed = replicas.recorders.pop("a")
+    replicas.recorders["c"] = Recorder()
+    collector.pull()
+    collector.pull()
+    assert collector.lacking() == "1 replica gone, its last records may be missing"
+    del replicas.recorders["b"], replicas.recorders["c"]
+    collector.pull()
+    assert collector.lacking() == "3 replicas gone, their last records may be missing"
+    replicas.recorders |= {"a": killed, "b": Recorder(), "c": Recorder()}
+    collector.pull()
+    assert collector.lacking() == ""
+
+
+def test_a_reading_that_fails_says_nothing_of_replicas() -> None:
+    """A replica that is too busy to answer is not gone."""
+    replicas = Replicas("a")
+    collector = Collector(replicas.pages)
+    collector.pull()
+    right, replicas.recorders = replicas.recorders, None  # type: ignore[assignment]
+    with pytest.raises(AttributeError):
+        collector.pull()
+    assert collector.lacking() == ""
+    replicas.recorders = right
+    collector.pull()
+    assert collector.lacking() == ""
+
+
+def test_watchers_are_told_of_lost_replicas(eventually: Any) -> None:
+    """Each tick has how many there are."""
+    replicas = Replicas("a", "b")
+    listener = Listener()
+    end = Collector(replicas.pages).watch(listener)
+    eventually(lambda: listener.ticks, "the first tick")
+    assert listener.ticks[-1].lost_replicas == 0
+    del replicas.recorders["a"]
+    eventually(lambda: listener.ticks[-1].lost_replicas == 1, "the loss is told")
+    del replicas.recorders["b"]
+    eventually(lambda: listener.ticks[-1].lost_replicas == 2, "the next one, too")
+    end()
+    assert {tick.lost_replicas: tick.error for tick in listener.ticks} == {
+        0: None,
+        1: None,
+        2: "No replica answers.",
+    }
+
+
+def test_who_was_asked_to_go_is_not_lost(eventually: Any) -> None:
+    """While there are to be fewer, those that go are read up to their end; one that was lost before stays lost."""
+    replicas = Replicas("a", "b", "c")
+    collector = Collector(replicas.pages)
+    collector.pull()
+    del replicas.recorders["a"]
+    collector.pull()
+    with collector.departures():
+        replicas.recorders["b"].add_request(request(1, replica="b"))
+        eventually(lambda: collector.counters().requests == 1, "it is read although nobody asks")
+        del replicas.recorders["b"]
+        collector.pull()
+        assert collector.lacking() == "1 replica gone, its last records may be missing"
+    collector.pull()
+    assert collector.lacking() == "1 replica gone, its last records may be missing"
+    assert collector_threads() == 0
+    del replicas.recorders["c"]
+    collector.pull()
+    assert collector.lacking().startswith("2 replicas gone")
+
+
+def test_a_service_that_ends_loses_nobody() -> None:
+    """What was known when all were to end may go; a replica that comes later may not."""
+    replicas = Replicas("a", "b")
+    collector = Collector(replicas.pages)
+    collector.pull()
+    collector.dismiss_all()
+    replicas.recorders = {"c": Recorder()}
+    collector.pull()
+    assert collector.lacking() == ""
+    replicas.recorders = {}
+    collector.pull()
+    assert collector.lacking().startswith("1 replica gone")
 
 
 # -- watching ---------------------------------------------------------------------------------------

@@ -228,6 +228,16 @@ class TestSize:
         stuck = diagnose([], [], BatchSettings(), waiting=3).size
         assert (stuck.cause, stuck.knob) == ("no_data", "predictor")
         assert "3 requests" in stuck.sentence
+        refused = Run().open_loop(50, seconds=0.1).requests[0]._replace(batch_id=None, status=422)
+        assert "1 request ended without reaching a batch, so look at its error." in str(
+            diagnose([refused], [], BatchSettings())
+        )
+
+    def test_nothing_since_the_limits_were_changed(self) -> None:
+        """A turned knob does not make it look as if there had never been a batch."""
+        run = Run(size=8).open_loop(500, seconds=1)
+        found = diagnose(run.requests, run.batches, BatchSettings(max_batch_size=2)).size
+        assert found.sentence == "No batch since the limits were changed, so send some requests."
 
     def test_too_few(self) -> None:
         """Nothing is concluded from two batches."""
@@ -268,6 +278,14 @@ class TestSize:
         assert size_of(run, concurrency=64) == "max_ongoing"
         assert "max_ongoing_requests=5" in run.diagnose(max_ongoing_requests=5).size.sentence
         assert size_of(Run(size=8, max_ongoing=500).closed_loop(5), max_ongoing_requests=500) == "few_clients"
+
+    def test_clients_that_send_no_more_than_may_come_in(self) -> None:
+        """Raising max_ongoing_requests would change nothing where clients are known to send no more than that."""
+        run = Run(size=8, max_ongoing=5).closed_loop(5)
+        assert size_of(run, max_ongoing_requests=5, concurrency=5) == "few_clients"
+        assert size_of(run, max_ongoing_requests=5) == "max_ongoing"
+        one = Run(size=8, max_ongoing=1).closed_loop(9).diagnose(max_ongoing_requests=1).size
+        assert one.sentence.startswith("Only 1 request gets into a replica at once, and")
 
     @pytest.mark.parametrize("clients", [1, 2, 3, 5, 7])
     @pytest.mark.parametrize("wait", [0.0, 0.01])

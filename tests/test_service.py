@@ -385,3 +385,34 @@ def test_connect_without_ray_says_what_to_do(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(DeployError, match="deploy it first"):
         Service.connect("nothing")
+
+
+# -- fewer replicas ---------------------------------------------------------------------------------
+
+
+def test_scaling_down_is_no_loss(serve_local: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas that end because fewer are wanted are read before, and not told as lost; one that ends later is."""
+    service = serve_local(Adder, name="adder")
+    (page,) = service._host.pages({})
+    there = [("a", page[1]), ("b", page[1])]
+    monkeypatch.setattr(service._host, "pages", lambda _cursors: list(there))
+    monkeypatch.setattr(service._host, "replicas", 2, raising=False)
+    monkeypatch.setattr(service._host, "scale", lambda _count: there.pop(), raising=False)
+    service.scale(1)
+    service.statistics()
+    assert service.statistics().replicas == 2
+    assert service._collector.lacking() == ""
+    there[:] = [("c", page[1])]
+    service.statistics()
+    assert service._collector.lacking() == "1 replica gone, its last records may be missing"
+
+
+def test_a_new_host_is_no_loss(serve_local: Any) -> None:
+    """Where a new host takes over, the old one's replica has not been lost."""
+    service = serve_local(Adder, name="adder", port=free_port())
+    service.request({"array": [1]})
+    serve_local(Adder, name="adder", port=free_port())
+    service.request({"array": [1]})
+    statistics = service.statistics()
+    assert (statistics.requests, statistics.replicas) == (2, 2)
+    assert service._collector.lacking() == ""

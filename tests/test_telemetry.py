@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airserve_nb.panel.summary import columns
 from airserve_nb.telemetry import (
     BatchRecord,
     BatchStatistics,
@@ -149,11 +150,18 @@ def test_sums_leave_their_parts_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "counted"), [(0, 0), (1, 1), (32, 32), (33, 32), (63, 32), (64, 64), (100_000, 65_536)]
+    ("rows", "counted"), [(0, 0), (1, 1), (32, 32), (33, 64), (64, 64), (65, 128), (100_000, 131_072)]
 )
 def test_buckets_of_rows(rows: int, counted: int) -> None:
     """Small numbers are counted exactly, larger ones by powers of two: a counter for each would never end."""
     assert bucket(rows) == counted
+
+
+@given(st.integers(1, 10_000), st.integers(33, 10_000))
+def test_a_bucket_is_in_its_column(rows: int, largest: int) -> None:
+    """A histogram shows a counted batch in the column in which it shows the batch itself."""
+    bars = columns(max(rows, largest))
+    assert [low <= rows <= high for low, high in bars] == [low <= bucket(rows) <= high for low, high in bars]
 
 
 @pytest.mark.parametrize("content", [b"", b"abc", b"x" * 200, "ö".encode() * 100])

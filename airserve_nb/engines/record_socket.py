@@ -88,7 +88,10 @@ def read_sockets(folder: Path, cursors: Mapping[str, Cursor], *, timeout_s: floa
             if connection is not None:
                 asked.append((name, open_ones.enter_context(connection)))
         for name, connection in asked:
-            page = _answer(connection)
+            try:
+                page = _answer(connection)
+            except TimeoutError as error:
+                raise TimeoutError(f"Replica {name} was too busy to answer within {timeout_s:g} s") from error
             if page is not None:
                 pages.append((name, page))
     return pages

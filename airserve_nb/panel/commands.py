@@ -1,11 +1,13 @@
 """What a page may ask: a fixed list, done in threads of our own and never where the kernel reads its messages.
 
-Commands are done one after the other, in the order in which they were asked. Probes have a lane of their own: a
-knob that is turned while one runs must act at once. A lane has a thread only while it has work.
+Commands are done one after the other, in the order in which they were asked. Probes have a lane of their own, and so has
+scaling, for which processes start: a knob that is turned meanwhile must act at once. A lane has a thread only while it
+has work.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -41,7 +43,8 @@ class Commands:
     def __init__(self, service: Any, report: Report) -> None:
         self._service = service
         self._report = report
-        self._steering, self._probing = _Lane("airserve-panel-commands"), _Lane("airserve-panel-probe")
+        self._steering, probing = _Lane("airserve-panel-commands"), _Lane("airserve-panel-probe")
+        self._others = {"probe": probing, "request": probing, "scale": _Lane("airserve-panel-scale")}
         self._known: dict[str, Callable[..., dict[str, Any]]] = {
             "redeploy": self._redeploy,
             "rollback": self._rollback,
@@ -58,14 +61,14 @@ class Commands:
         if work is None or not isinstance(arguments, Mapping):
             self._answer(number, name, {"ok": False, "text": "The panel knows no such command."})
             return
-        lane = self._probing if name in ("probe", "request") else self._steering
+        lane = self._others.get(name, self._steering)
         if not lane.submit(lambda: self._answer(number, name, self._outcome(work, arguments))):
             self._answer(number, name, {"ok": False, "text": "Too much was asked at once; wait a moment."})
 
     def close(self) -> None:
         """Do nothing more; what has begun comes to its end."""
-        self._steering.close()
-        self._probing.close()
+        for lane in (self._steering, *self._others.values()):
+            lane.close()
 
     def _answer(self, number: Any, name: Any, outcome: dict[str, Any]) -> None:
         buffers = outcome.pop("buffers", [])
@@ -77,7 +80,7 @@ class Commands:
         except AirServeError as error:
             frames = str(getattr(error, "frames", ""))[-LONGEST_ANSWER:]
             return {"ok": False, "text": as_sentence(message_of(error)), "details": frames}
-        except Exception as error:  # noqa: BLE001 - whatever a model or a client library raises is told
+        except BaseException as error:  # noqa: BLE001 - whatever a model or a client library raises is told
             return {"ok": False, "text": as_sentence(describe(error))}
 
     # -- the list -------------------------------------------------------------------------------
@@ -103,7 +106,7 @@ class Commands:
 
     def _scale(self, num_replicas: Any) -> dict[str, Any]:
         self._service.scale(num_replicas)
-        return {"text": f"{num_replicas} replicas run."}
+        return {"text": ""}
 
     def _request(self, payload: Any) -> dict[str, Any]:
         value = _payload(payload)
@@ -180,7 +183,9 @@ class _Lane:
                     self._running = False
                     return
                 work = self._work.popleft()
-            work()
+            # A page that can't be reached must not end what others ask.
+            with contextlib.suppress(Exception):
+                work()
 
     def close(self) -> None:
         with self._lock:

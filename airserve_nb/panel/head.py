@@ -41,7 +41,6 @@ def head_of(service: Any) -> dict[str, Any]:
             "redeploy": running and service._again is not None,  # noqa: SLF001 - as above
             "rollback": running and _before(service),
             "stop": running,
-            "scale": running and view.engine != "local",
         },
     }
 

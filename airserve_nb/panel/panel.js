@@ -33,6 +33,8 @@ function visible(text, {lines = false, most = 5000} = {}) {
 	});
 }
 
+const failed = (error) => `The panel's script failed: ${visible(error?.stack ?? error, {most: 400})}`;
+
 /** Make an element, such as `div.class`; strings become text, `on…` handlers, the rest attributes. */
 function h(kind, props, ...kids) {
 	const [tag, ...classes] = kind.split(".");
@@ -100,8 +102,8 @@ async function copy(text) {
 class Store {
 	page = newId() + Math.random().toString(36).slice(2, 8);
 	views = new Set();
-	head = {can: {}};
-	totals = {requests: 0, errors: 0, batches: 0, batched: 0, rows: 0, lost: 0};
+	head = {};
+	totals = {requests: 0, errors: 0, batches: 0, batched: 0, rows: 0};
 	sizes = [];
 	rowSizes = [];
 	states = [];
@@ -126,8 +128,7 @@ class Store {
 	constructor(model) {
 		this.model = model;
 		this.guarded = (work) => guarded(work, (error) => this.fail(error));
-		const kept = model.get("snapshot") ?? {};
-		this.apply({...kept, head: {can: {}, ...kept.head}});
+		this.apply(model.get("snapshot") ?? {});
 		this.saved = true;
 		this.onMessage = this.guarded((content, buffers) => this.take(content, buffers));
 		this.onLive = this.guarded(() => setTimeout(() => {
@@ -164,7 +165,7 @@ class Store {
 	}
 
 	tickTock() {
-		if (this.told && Date.now() - this.heard > SILENCE_MS)
+		if (this.told && !this.stopped && Date.now() - this.heard > SILENCE_MS)
 			this.dead("The kernel has said nothing for a while; this is its last picture.");
 		this.redraw();
 	}
@@ -178,7 +179,7 @@ class Store {
 
 	fail(error) {
 		console.error(error);
-		this.failure = `The panel's script failed: ${visible(error?.stack ?? error, {most: 400})}`;
+		this.failure = failed(error);
 		for (const view of this.views) view.showFailure();
 	}
 
@@ -216,10 +217,12 @@ class Store {
 		}
 	}
 
+	get stopped() { return this.head.state === "stopped"; }
+
 	/** The kernel's time; once nothing comes any more, that of the last thing that happened. */
 	now() {
 		const now = Date.now() / 1000 + this.skew;
-		return this.lost || this.head.state === "stopped" ? Math.min(now, Math.max(0, ...this.seconds.keys()) + 2) : now;
+		return this.lost || this.stopped ? Math.min(now, Math.max(0, ...this.seconds.keys()) + 2) : now;
 	}
 
 	/** The last `length` whole seconds, oldest first; null where nothing happened. */
@@ -301,14 +304,13 @@ function makeHead(store, notify) {
 		say(name, visible(head.name));
 		say(state, store.lost ? "no connection" : head.state ?? "");
 		put(dot, "data-state", store.lost ? "lost" : head.state ?? "");
-		say(facts, visible([head.version, head.engine_line].filter(Boolean).join(" · ")));
+		say(facts, visible([head.version, head.engine_line, head.note].filter(Boolean).join(" · ")));
 		say(open, head.shared_at ? `open to others at ${visible(head.shared_at)}` : "");
 		say(question, `Stop ${visible(head.name)}?`);
 		address.hidden = !head.url;
 		if (head.url) { say(url, visible(head.url)); put(url, "href", /^https?:/.test(head.url) ? head.url : null); }
 		copyCurl.hidden = !head.curl;
-		for (const [one, allowed] of [[redeploy, can.redeploy], [rollback, can.rollback], [stop, can.stop]])
-			put(one, "disabled", !allowed);
+		for (const [what, one] of Object.entries({redeploy, rollback, stop})) put(one, "disabled", !can[what]);
 	}};
 }
 
@@ -327,9 +329,9 @@ function makeFigures(store) {
 	return {element, draw() {
 		const last = store.lastSeconds(3);
 		const {requests, errors, batches, batched} = store.totals;
-		const recent = counts(store, 10, false), recentBatches = sum(recent.values(), total);
-		const mean = recentBatches
-			? sum(recent.entries(), ([size, by]) => size * total(by)) / recentBatches : batches ? batched / batches : null;
+		const recent = counts(store, 10, false), made = sum(recent.values(), total);
+		const mean = made
+			? weight(recent) / made : batches ? batched / batches : null;
 		const [p50, p99, many] = store.latency ?? [];
 		say(figures.rate, short(sum(last, (each) => each?.[COUNT] ?? 0) / 3));
 		say(figures.mean, mean === null ? "–" : number(mean, 1));
@@ -344,6 +346,7 @@ function makeFigures(store) {
 
 const sum = (values, part) => { let all = 0; for (const each of values) all += part(each); return all; };
 const total = (by) => sum(by.values(), (count) => count);
+const weight = (found) => sum(found.entries(), ([size, by]) => size * total(by));
 
 /** Batches by size and reason within the last `seconds` (0: all). */
 function counts(store, seconds, rows) {
@@ -438,7 +441,7 @@ function makeHistogram(store) {
 		limit.style.left = `${(place + 1) * width}%`;
 		put(limit, "data-left", (place + 1) * width > 60);
 		say(limitText, `limit ${most}`);
-		const all = sum(sums, total), average = all ? sum(found.entries(), ([size, by]) => size * total(by)) / all : 0;
+		const all = sum(sums, total), exact = rows && (!seconds || store.saved) ? store.totals.rows : weight(found), average = all ? exact / all : 0;
 		const at = columns.findIndex(([, high]) => average <= high);
 		const [low, high] = columns[Math.max(0, at)];
 		mean.hidden = !all;
@@ -533,16 +536,17 @@ function makeKnobs(store, notify) {
 			oninput: () => { held = true; box.value = slider.value; }, onchange: () => turn(+slider.value)});
 		const box = h("input", {type: "number", min: low, label: `${label}${unit ? `, ${unit}` : ""}`,
 			oninput: () => { held = true; }, onblur: () => { held = false; }, onchange: () => turn(box.value === "" ? NaN : +box.value)});
-		const state = h("span.as-applied");
+		const state = h("span.as-applied", {role: "status"});
 		grid.append(h("div.as-knob",
 			across(h("span", label), h("code", option)),
 			across(slider, box, h("span", unit)), state));
 		async function turn(value) {
 			held = false;
 			if (!Number.isFinite(value) || value < low) return draw();
-			asked = value;
+			// As exact as what is applied is told.
+			asked = Math.round(value * 1e3) / 1e3;
 			draw();
-			const outcome = await store.ask(...ask(value));
+			const outcome = await store.ask(...ask(asked));
 			if (!outcome.ok) { asked = null; notify(outcome.text, false, outcome); }
 			draw();
 		}
@@ -550,7 +554,7 @@ function makeKnobs(store, notify) {
 			const now = applied(), why = off();
 			if (asked !== null && now.length && now.every((each) => each === asked) && current() === asked) asked = null;
 			const wanted = asked ?? current();
-			for (const one of [slider, box]) put(one, "disabled", Boolean(why) || store.lost !== null || store.head.state === "stopped");
+			for (const one of [slider, box]) put(one, "disabled", Boolean(why) || store.lost !== null || store.stopped);
 			if (!held && wanted != null) {
 				if (wanted > +slider.max) slider.max = wanted;
 				if (+slider.value !== wanted) slider.value = wanted;
@@ -560,7 +564,7 @@ function makeKnobs(store, notify) {
 			const seen = !now.length ? "nothing yet" : least === most ? `${least}` : `${least} to ${most}`;
 			const pending = wanted != null && now.some((each) => each !== wanted);
 			put(state, "data-pending", pending && !why);
-			say(state, why ? why : pending ? `asked ${wanted}, applied ${seen}` : now.length ? `applied ${seen}` : "");
+			say(state, why || (pending ? `asked ${wanted}, applied ${seen}` : now.length ? `applied ${seen}` : ""));
 		}
 		return draw;
 	}
@@ -596,7 +600,7 @@ const clockTime = (at) => {
 };
 
 function makeLog(store) {
-	let status = "all", text = "", paused = null, cleared = 0, chosen = null, listed = [], seenAdded = 0, first = -1;
+	let status = "all", text = "", paused = null, cleared = 0, chosen = null, listed = [], from = null, seen = 0, first = -1;
 	const find = h("input", {type: "search", placeholder: "Filter by text", label: "Filter by text", size: 16,
 		oninput: () => { text = find.value.toLowerCase(); draw(true); }});
 	const kinds = choice("Status", [["all", "all"], ["ok", "ok"], ["errors", "errors"]], status, (value) => { status = value; draw(true); });
@@ -650,16 +654,17 @@ function makeLog(store) {
 		focusOn(place);
 	}
 
-	function draw(anew = false) {
-		const fresh = store.added - seenAdded;
-		if (!anew && (!fresh || paused) && store.rows.length >= listed.length && first >= 0) return;
-		const known = paused ?? (cleared ? store.rows.slice(Math.max(0, store.rows.length - (store.added - cleared))) : store.rows);
-		listed = known.filter(fits).reverse();
+	function draw(anew) {
+		// After a reset the rows are others, however many there are.
+		if (anew || from !== store.rows || (seen !== store.added && !paused)) list();
+		say(count, [plural(listed.length, "request"), paused && "paused", store.totals.lacking].filter(Boolean).join(", "));
+	}
+
+	function list() {
+		const known = paused ?? (cleared ? store.rows.slice(Math.max(0, store.rows.length - (store.added - cleared))) : store.rows), top = listed[0];
+		[listed, from, seen] = [known.filter(fits).reverse(), store.rows, store.added];
 		// Who has scrolled down goes on reading the same lines.
-		if (!paused && !anew && scroller.scrollTop > ROW_PX) scroller.scrollTop += Math.max(0, fresh) * ROW_PX;
-		seenAdded = store.added;
-		const lacking = store.totals.lost ? `, ${plural(store.totals.lost, "record")} lacking` : "";
-		say(count, `${plural(listed.length, "request")}${paused ? ", paused" : ""}${lacking}`);
+		if (scroller.scrollTop > ROW_PX) scroller.scrollTop += Math.max(0, listed.indexOf(top)) * ROW_PX;
 		put(table, "aria-rowcount", listed.length + 1);
 		fill(true);
 	}
@@ -744,7 +749,7 @@ function makeTry(store) {
 	const element = h("div.as-try", box, across(send, h("span.as-soft", "or"), probe,
 		h("label", {for: requests.id}, "with"), requests, h("label", {for: concurrency.id}, "requests, at once"), concurrency), outcome);
 	return {element, draw() {
-		if (!filled && store.example && box.value !== store.example) box.value = store.example;
+		if (!filled && box.value !== store.example) box.value = store.example;
 	}, close() { if (blob) URL.revokeObjectURL(blob); }};
 }
 
@@ -832,12 +837,11 @@ class View {
 	}
 
 	draw() {
-		const {store} = this;
+		const {store} = this, {stopped} = store;
 		for (const part of this.parts) part.draw();
 		this.tabs[this.opened].draw();
-		const stopped = store.head.state === "stopped";
 		const news = store.lost ?? (stopped ? "Stopped. This is the last picture; run its cell again to serve it anew."
-			: store.error ? `No replica could be read just now: ${store.error}` : store.saved && !store.told ? "The last picture that was saved." : "");
+			: store.error ? `Records can't be read just now: ${store.error}` : store.saved && !store.told ? "The last picture that was saved." : "");
 		this.strip.hidden = !news;
 		say(this.strip, visible(news));
 		put(this.element, "label", `Panel of ${visible(store.head.name)}`);
@@ -875,7 +879,7 @@ export default () => {
 				return () => view.close();
 			} catch (error) {
 				console.error(error);
-				el.append(h("pre", {role: "alert"}, `The panel's script failed: ${visible(error?.stack ?? error, {most: 400})}`));
+				el.append(h("pre", {role: "alert"}, failed(error)));
 			}
 		},
 	};

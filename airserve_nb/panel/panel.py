@@ -7,6 +7,7 @@ a view has before the first message comes, and which is saved with the widget's 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,7 @@ class Panel(anywidget.AnyWidget):
     def __init__(self, service: Service) -> None:
         self._service = service
         self._displays = showing.Displays(self)
+        self._told_example: Any = None
         super().__init__()
         self._cells = CellWatch(get_ipython())
         self._viewers = Viewers(self._cells)
@@ -84,8 +86,15 @@ class Panel(anywidget.AnyWidget):
         """Put the final numbers, as plain HTML, where the panel is shown.
 
         What is left there needs neither kernel nor widgets. Showing the service again gives a live panel again.
+        Where no replica can be read any more, it warns, and leaves what was read last.
         """
-        self._service._pull()  # noqa: SLF001 - the panel is a part of its service
+        try:
+            self._service._pull()  # noqa: SLF001 - the panel is a part of its service
+        except Exception as error:  # noqa: BLE001 - of whatever has become of the replicas; there is something to keep
+            warnings.warn(
+                f"The last records of {self._service.name} could not be read ({describe(error)}); what was read before is kept.",
+                stacklevel=2,
+            )
         self._displays.freeze()
 
     def close(self) -> None:
@@ -139,7 +148,9 @@ class Panel(anywidget.AnyWidget):
 
     def publish(self, number: int, parts: dict[str, Any]) -> None:
         """Send one message: what changed, as JSON in a binary buffer."""
-        if parts.get("reset"):
+        example = self._service.example
+        if parts.get("reset") or example is not self._told_example:
+            self._told_example = example
             parts = parts | {"example": example_text(self._service)}
         self.send({"kind": "tick", "number": number}, [encode(parts)])
 
@@ -155,7 +166,7 @@ class Panel(anywidget.AnyWidget):
         known = {key: value for key, value in head.items() if key not in ("curl", "can")}
         return {
             "head": known,
-            "totals": totals(counters),
+            "totals": totals(counters, collector.lacking()),
             "sizes": [[size, why, count] for (size, why), count in sorted(counters.sizes.items())],
             "row_sizes": [[size, why, count] for (size, why), count in sorted(counters.row_sizes.items())],
             "rows": [Picture.row_without_texts(record) for record in collector.last_requests(20)],

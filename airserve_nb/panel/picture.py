@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from airserve_nb.collector import Tick
+from airserve_nb.collector import Tick, lacking_in_words
 from airserve_nb.telemetry import BatchRecord, Counters, RequestRecord, shown_preview
 
 __all__ = ["KEPT_ROWS", "WINDOW_S", "Picture", "encode", "totals"]
@@ -37,6 +37,8 @@ class _Second:
 
     latencies: list[float] = field(default_factory=list)
     errors: int = 0
+    batched: int = 0
+    """Requests of a batch: of the others, such as those whose client left, nobody knows where their time went."""
     queue_ms: float = 0.0
     predict_ms: float = 0.0
     overhead_ms: float = 0.0
@@ -47,16 +49,18 @@ class _Second:
     def add(self, record: RequestRecord) -> None:
         self.latencies.append(record.total_ms)
         self.errors += record.status >= 400  # noqa: PLR2004 - the first HTTP error status
-        self.queue_ms += record.queue_ms
-        self.predict_ms += record.predict_ms
-        self.overhead_ms += record.overhead_ms
+        if record.batch_id is not None:
+            self.batched += 1
+            self.queue_ms += record.queue_ms
+            self.predict_ms += record.predict_ms
+            self.overhead_ms += record.overhead_ms
 
     def wire(self, second: int) -> list[Any]:
         """Return what the browser draws: second, requests, errors, p50, p99, queue, predict, overhead, waiting, sizes, rows."""
         count = len(self.latencies)
         ordered = sorted(self.latencies)
         means = [
-            _short(total / count) if count else 0
+            _short(total / self.batched) if self.batched else 0
             for total in (self.queue_ms, self.predict_ms, self.overhead_ms)
         ]
         return [
@@ -77,7 +81,7 @@ class Picture:
         self._new_rows = 0
         self._reasons: OrderedDict[str, str] = OrderedDict()
         self._last_batch: list[Any] | None = None
-        self._lost = 0
+        self._lacking = ""
         self._states: list[list[Any]] = []
         self._told: dict[str, Any] = {}
         self._recent_requests: deque[RequestRecord] = deque(maxlen=MOST_RECENT)
@@ -86,20 +90,22 @@ class Picture:
     def absorb(self, tick: Tick, now: float) -> None:
         """Take a tick in; ``now`` is the time of the wall clock."""
         oldest = int(now) - WINDOW_S
-        for batch in islice(tick.batches, max(0, len(tick.batches) - KNOWN_BATCHES), None):
+        # They come replica by replica; the first tick has thousands of each.
+        requests, batches = sorted(tick.requests, key=_ended), sorted(tick.batches, key=_ended)
+        for batch in batches[-KNOWN_BATCHES:]:
             self._reasons[batch.batch_id] = batch.release_reason
         while len(self._reasons) > KNOWN_BATCHES:
             self._reasons.popitem(last=False)
-        for batch in tick.batches:
-            ended = int(batch.released_at + batch.predict_ms / 1e3)
+        for batch in batches:
+            ended = int(_ended(batch))
             if ended >= oldest:
                 self._count_batch(batch, ended)
-        for record in tick.requests:
-            ended = int(record.arrived_at + record.total_ms / 1e3)
+        for record in requests:
+            ended = int(_ended(record))
             if ended >= oldest:
                 self._second(ended).add(record)
                 self._recent_requests.append(record)
-        newest = tick.requests[-KEPT_ROWS:]
+        newest = requests[-KEPT_ROWS:]
         self._rows.extend(self._row(record) for record in newest)
         self._new_rows = min(self._new_rows + len(newest), len(self._rows))
         self._note_states(tick, now)
@@ -113,7 +119,8 @@ class Picture:
         self._last_batch = [batch.batch_id, batch.batch_size, batch.rows, batch.release_reason]
 
     def _note_states(self, tick: Tick, now: float) -> None:
-        self.counters, self.error, self._lost = tick.counters, tick.error, tick.lost_requests
+        self.counters, self.error = tick.counters, tick.error
+        self._lacking = lacking_in_words(tick.lost_requests, tick.lost_replicas)
         self._states = [
             [
                 name,
@@ -126,7 +133,8 @@ class Picture:
             for name, state in sorted(tick.states.items())
         ]
         waiting = sum(state.waiting for state in tick.states.values())
-        if waiting:
+        # After a reading that failed, the states are those of the one before.
+        if waiting and tick.error is None:
             second = self._second(int(now))
             second.waiting = max(second.waiting, waiting)
 
@@ -138,9 +146,10 @@ class Picture:
         for second in [each for each in self._seconds if each < oldest]:
             del self._seconds[second]
             self._dirty.discard(second)
-        while self._recent_requests and self._recent_requests[0].arrived_at < recent:
+        # By their end: of an overloaded service, those that came more than ten seconds ago are what is to be seen.
+        while self._recent_requests and _ended(self._recent_requests[0]) < recent:
             self._recent_requests.popleft()
-        while self._recent_batches and self._recent_batches[0].released_at < recent:
+        while self._recent_batches and _ended(self._recent_batches[0]) < recent:
             self._recent_batches.popleft()
 
     def _row(self, record: RequestRecord) -> list[Any]:
@@ -161,7 +170,7 @@ class Picture:
 
     @property
     def recent(self) -> tuple[list[RequestRecord], list[BatchRecord]]:
-        """The requests and batches of the last ten seconds."""
+        """The requests and batches that ended in the last ten seconds."""
         return list(self._recent_requests), list(self._recent_batches)
 
     def latency(self) -> list[float] | None:
@@ -202,7 +211,7 @@ class Picture:
     def _small_parts(self) -> dict[str, Any]:
         counters = self.counters
         return {
-            "totals": totals(counters, self._lost),
+            "totals": totals(counters, self._lacking),
             "sizes": _triples(counters.sizes),
             "row_sizes": _triples(counters.row_sizes),
             "states": self._states,
@@ -211,21 +220,28 @@ class Picture:
         }
 
 
-def totals(counters: Counters, lost: int = 0) -> dict[str, float]:
-    """Return the exact totals, and how many records are lacking."""
+def totals(counters: Counters, lacking: str) -> dict[str, Any]:
+    """Return the totals, and in words what lacks."""
     return {
         "requests": counters.requests,
         "errors": counters.errors,
         "batches": counters.batches,
         "batched": counters.batched_requests,
         "rows": counters.rows,
-        "lost": lost,
+        "lacking": lacking,
     }
 
 
 def encode(parts: dict[str, Any]) -> bytes:
     """Return a message's body: JSON in ASCII, whatever its texts hold."""
     return json.dumps(parts, separators=(",", ":")).encode("ascii")
+
+
+def _ended(record: RequestRecord | BatchRecord) -> float:
+    """Return when a request was answered, or a batch predicted."""
+    if isinstance(record, RequestRecord):
+        return record.arrived_at + record.total_ms / 1e3
+    return record.released_at + record.predict_ms / 1e3
 
 
 def _triples(counts: Counter[tuple[int, str]]) -> list[list[Any]]:

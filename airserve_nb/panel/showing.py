@@ -14,6 +14,7 @@ from typing import Any
 from IPython.core.getipython import get_ipython
 from IPython.display import display
 
+from airserve_nb.display import HOW_TO_GET_A_PANEL
 from airserve_nb.panel.summary import summary_html
 
 __all__ = ["Displays", "bundle", "plain_bundle"]
@@ -21,7 +22,6 @@ __all__ = ["Displays", "bundle", "plain_bundle"]
 VIEW = "application/vnd.jupyter.widget-view+json"
 # Who shows one panel more often than that has forgotten the first.
 MOST_SHOWN = 8
-HOW_TO = "For the live panel, install anywidget in the environment of this kernel and of Jupyter, and start both anew."
 
 
 class Displays:
@@ -43,7 +43,8 @@ class Displays:
         service = self._panel.service
         display(plain_bundle(service), raw=True, display_id=number)
         view = {"version_major": 2, "version_minor": 0, "model_id": self._panel.model_id}
-        display({VIEW: view}, raw=True, display_id=f"{number}-live")
+        # A front end that has no widgets shows the text.
+        display({VIEW: view, "text/plain": HOW_TO_GET_A_PANEL}, raw=True, display_id=f"{number}-live")
         self._ids.append(number)
 
     def renew(self) -> None:

@@ -1,7 +1,7 @@
 """What a saved notebook keeps of a panel: a card with exact totals, the batch sizes as a picture, the last requests.
 
-It needs neither kernel nor script nor style sheet. What clients sent and were answered is not in it: a notebook is
-passed on.
+It needs neither kernel nor script nor style sheet. Neither payloads nor answers are in it: a notebook is passed on. The
+sentences of errors are, which may quote what a predictor quoted.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def summary_html(service: Any, *, note: str | None = None) -> str:
         picture=_picture(counters, limit) if counters.batches else None,
         label=_label(statistics) if statistics is not None else "",
         rows=[_Row(record) for record in reversed(collector.last_requests(KEPT_ROWS))],
+        lacking=collector.lacking(),
         as_of=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         hint=note,
     )

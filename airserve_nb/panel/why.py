@@ -15,13 +15,16 @@ NOTHING = "No batch in the last ten seconds, so there is nothing to explain."
 def why(picture: Picture, service: Any) -> list[str] | None:
     """Return a sentence on the size of the batches of the last ten seconds and, where there is one, on latency.
 
-    None before the first batch.
+    None before the first request.
     """
     from airserve_nb.diagnosis import diagnose  # late: the panel is shown before it has anything to explain
 
     requests, batches = picture.recent
     if not batches:
-        return [NOTHING] if picture.counters.batches else None
+        # A batch may have ended just before the answers of its requests.
+        requests = [record for record in requests if record.batch_id is None]
+        if not requests and not picture.waiting:
+            return [NOTHING] if picture.counters.batches else None
     found = diagnose(
         requests,
         batches,

@@ -100,7 +100,7 @@ def test_a_replica_that_is_too_busy(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as busy:
         busy.bind(str(tmp_path / "busy.sock"))
         busy.listen()
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"Replica busy was too busy to answer within 0\.05 s"):
             read_sockets(tmp_path, {}, timeout_s=0.05)
     assert (tmp_path / "busy.sock").exists()
 

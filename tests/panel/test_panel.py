@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import airserve_nb
-from airserve_nb.panel import feed
+from airserve_nb.panel import feed, showing
 from airserve_nb.service import Service
+from airserve_nb.telemetry import Recorder
 
 PANEL = Path(airserve_nb.__file__).parent / "panel"
 
@@ -99,8 +100,36 @@ class TestWatching:
             service.request({"array": [number % 10]})
         page.look()
         eventually(lambda: page.last("totals") and page.last("totals")["requests"] == 12, "all are counted")
-        assert page.last("totals")["lost"] == 7
+        assert page.last("totals")["lacking"] == "7 records missing"
         assert len(page.rows()) == 5
+
+    def test_a_replica_that_dies_is_told(
+        self, service: Service, page: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Live and in what the notebook keeps: nobody can know what it did since it was last read."""
+        page.look()
+        service.request({"array": [1]})
+        eventually(page.rows, "the request is told")
+        assert page.last("totals")["lacking"] == ""
+        monkeypatch.setattr(service._host, "pages", lambda _cursors: [("successor", Recorder().since())])
+        words = "1 replica gone, its last records may be missing"
+        eventually(lambda: page.last("totals")["lacking"] == words, "the loss is told")
+        page.panel.keep(page.panel.head())
+        assert page.panel.snapshot["totals"]["lacking"] == words
+        assert f": {words}." in page.panel._repr_mimebundle_()["text/html"]
+
+    def test_a_stop_is_no_loss(
+        self, service: Service, page: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A replica that ends because its service was stopped is not told as an accident."""
+        page.look()
+        service.request({"array": [1]})
+        eventually(page.rows, "the request is told")
+        service.stop()
+        eventually(lambda: not threads(), "the stop is told")
+        monkeypatch.setattr(service._host, "pages", lambda _cursors: [])
+        service._collector.pull()
+        assert service._collector.lacking() == ""
 
     def test_a_stop_is_told_and_ends_it(self, service: Service, page: Any, eventually: Any) -> None:
         """A stopped service leaves its last picture, and no thread."""
@@ -154,6 +183,7 @@ class TestCommands:
     def test_knobs(self, service: Service, page: Any, eventually: Any) -> None:
         """A limit that is set from a page is in force, and told by the replica itself."""
         page.look()
+        eventually(lambda: page.last("states"), "the first picture")
         page.ask(1, "set_batching", max_batch_size=3, batch_wait_timeout_s=0.005)
         eventually(lambda: 1 in page.results, "the outcome")
         assert page.results[1]["ok"]
@@ -186,6 +216,34 @@ class TestCommands:
         assert not page.results[7]["ok"]
         assert words in page.results[7]["text"]
 
+    def test_whatever_happens_the_next_command_is_done(
+        self, service: Service, page: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither code that ends its thread nor an outcome that can't be sent leaves later commands waiting for ever."""
+
+        def leave(**_limits: Any) -> None:
+            raise SystemExit("enough")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(service, "set_batching", leave)
+            page.ask(1, "set_batching", max_batch_size=2)
+            eventually(lambda: 1 in page.results, "the outcome")
+        assert (page.results[1]["ok"], page.results[1]["text"]) == (False, "SystemExit: enough.")
+
+        receives, failed = page.panel.send, threading.Event()
+
+        def fail(content: Any, buffers: Any = None) -> None:
+            page.panel.send = receives
+            failed.set()
+            raise OSError("the page is gone")
+
+        page.panel.send = fail
+        page.ask(2, "set_batching", max_batch_size=3)
+        assert failed.wait(30)
+        page.ask(3, "set_batching", max_batch_size=4)
+        eventually(lambda: 3 in page.results, "the next outcome")
+        assert page.results[3]["ok"]
+
     def test_redeploy_and_roll_back(self, service: Service, page: Any, eventually: Any) -> None:
         """The same panel goes on with the next version, and back."""
         page.look()
@@ -197,6 +255,15 @@ class TestCommands:
             told = f"v{first + step}"
             eventually(lambda told=told: page.last("head")["version"] == told, "the version is told")
         assert service.request({"array": [1]}).json() == [3.0]
+
+    def test_a_new_example_is_told(self, serve_local: Any, page: Any, eventually: Any) -> None:
+        """A cell that is run again with another example has it in the box to try it with."""
+        page.look()
+        eventually(lambda: page.last("example"), "the first example")
+        serve_local(predict, name="adder", example={"array": [9]})
+        eventually(lambda: json.loads(page.last("example")) == {"array": [9]}, "the new one is told")
+        serve_local(predict, name="adder")
+        eventually(lambda: page.last("example") == "", "that there is none any more is told too")
 
     def test_stop(self, service: Service, page: Any, eventually: Any) -> None:
         """The service ends; its panel says so."""
@@ -212,6 +279,28 @@ class TestCommands:
         assert (outcome["status"], outcome["answer"]) == (200, "[42.0]")
         assert "predict;dur=" in outcome["timing"]
         assert outcome["ms"] > 0
+
+    def test_a_knob_while_it_is_scaled(
+        self, service: Service, page: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Processes take seconds to start; a limit that is set meanwhile is in force at once."""
+        started, there = threading.Event(), threading.Event()
+
+        def scale(_count: int) -> None:
+            started.set()
+            assert there.wait(30)
+
+        monkeypatch.setattr(service, "scale", scale)
+        page.ask(1, "scale", num_replicas=2)
+        assert started.wait(30)
+        page.ask(2, "set_batching", max_batch_size=5)
+        try:
+            eventually(lambda: 2 in page.results, "the limit is in force", timeout_s=10)
+            assert 1 not in page.results
+        finally:
+            there.set()
+        eventually(lambda: 1 in page.results, "it is scaled")
+        assert page.results[1]["ok"]
 
     def test_a_probe_and_a_knob_during_it(self, service: Service, page: Any, eventually: Any) -> None:
         """A probe's picture comes as a PNG; a knob that is turned meanwhile does not wait for it."""
@@ -245,6 +334,34 @@ class TestWhatIsKept:
         assert repr(page.panel) == repr(service.panel())
         assert "<script" not in bundle["text/html"]
         assert "data:image/svg+xml;base64," in bundle["text/html"]
+
+    def test_a_front_end_without_widgets(
+        self, service: Service, page: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Beside the live view, which it can't show, it has the summary and a sentence how to get the panel."""
+        shown: list[dict[str, Any]] = []
+        monkeypatch.setattr(showing, "display", lambda data, **_options: shown.append(data))
+        page.panel._ipython_display_()
+        kept, live = shown
+        assert kept["text/plain"] == repr(service)
+        assert live.pop("application/vnd.jupyter.widget-view+json")["model_id"] == page.panel.model_id
+        assert list(live) == ["text/plain"]
+        assert "install anywidget" in live["text/plain"]
+
+    def test_freezing_what_can_not_be_read_any_more(
+        self, service: Service, page: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """When the replicas have died, what was read before is left in the notebook all the same, with a warning."""
+        service.request({"array": [1]})
+        service.statistics()
+
+        def fail(_cursors: Any) -> Any:
+            raise RuntimeError("Ray is gone")
+
+        monkeypatch.setattr(service._host, "pages", fail)
+        with pytest.warns(UserWarning, match=r"of adder could not be read \(RuntimeError: Ray is gone\)"):
+            page.panel.freeze()
+        assert "<Service adder: running" in capsys.readouterr().out
 
     def test_no_payload_is_saved(self, service: Service, page: Any) -> None:
         """Neither what clients sent nor what they were answered is in the file, in whatever form."""

@@ -67,7 +67,8 @@ class Played:
 
 @pytest.fixture
 def play(chromium: Browser) -> Iterator[Callable[..., Played]]:
-    page = chromium.new_page()
+    # A view that is scrolled away is not drawn.
+    page = chromium.new_page(viewport={"width": 1100, "height": 3000})
     page.evaluate(SETUP, SCRIPT)
 
     def play(name: str = "panel", **snapshot: Any) -> Played:

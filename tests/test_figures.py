@@ -105,8 +105,11 @@ class TestTimeline:
         assert texts(timeline(requests, batches.assign(release_reason=None))) == ["batch of 3", "batch of 2"]
 
     def test_too_many_labels_are_left_out(self) -> None:
-        """Labels never run into each other: of many tiny batches none is labelled."""
-        assert texts(timeline(*burst([2] * 150))) == []
+        """Labels never run into each other: of many tiny batches none is labelled, and what released them is summed up."""
+        requests, batches = burst([2] * 40)
+        ax = timeline(requests, batches)
+        assert ax.get_ylabel() == "requests, by batch"
+        assert texts(ax) == ["batches released: model free 100%"]
 
     def test_a_failure_has_a_cross(self) -> None:
         """Failed requests are marked at their end, and named in the legend."""
@@ -121,6 +124,21 @@ class TestTimeline:
             "overhead",
             "failed",
         ]
+
+    def test_what_was_stopped_is_no_failure(self) -> None:
+        """A probe that was interrupted has requests that were given up or never sent; the server failed none of them."""
+        requests, batches = burst([2], failed=1, unsent=3)
+        gone = {"sent": 0.0, "done": np.nan, "outcome": "cancelled", "batch_id": None}
+        requests.loc[len(requests)] = gone | {"queue_ms": np.nan, "predict_ms": np.nan}
+        ax = timeline(requests, batches)
+        assert ax.get_title(loc="left") == "2 of 7 requests rode in 1 batch, 1 failed, 4 cancelled"
+        (crosses,) = [line for line in ax.lines if line.get_marker() == "x"]
+        assert len(np.asarray(crosses.get_xdata())) == 1
+        legend = ax.get_legend()
+        assert legend is not None
+        assert [text.get_text() for text in legend.get_texts()][-2:] == ["stopped", "failed"]
+        alone = timeline(requests.assign(batch_id=None), batches[:0])
+        assert alone.get_title(loc="left") == "2 of 7 requests answered, 1 failed, 4 cancelled"
 
     def test_seconds_from_ten_on(self) -> None:
         """A long probe's axis is in seconds."""

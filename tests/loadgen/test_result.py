@@ -95,6 +95,12 @@ class TestSummary:
             "Interrupted: 1 of 2 requests"
         )
 
+    def test_what_was_stopped_is_no_failure(self) -> None:
+        """The page of an interrupted probe counts what was given up apart from what failed."""
+        html = result(["ok", "timeout", "cancelled", "cancelled"], interrupted=True)._repr_html_()
+        assert '>1</div><div style="opacity:.7">failed</div>' in html
+        assert '>2</div><div style="opacity:.7">cancelled</div>' in html
+
 
 class TestRepr:
     @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from airserve_nb._figure_base import COLORS, axes_or_new, strip_down
 __all__ = ["draw_parts", "mean_parts", "time_parts"]
 
 WINDOWS = 40
+A_WINDOW = 10
+"""Answers on average, at least: one without any is then no chance."""
 ENOUGH = 200
 """Below so many requests a course over time would be noise: one bar then."""
 WORDS = {
@@ -48,12 +50,12 @@ def time_parts(requests: pd.DataFrame, steps: pd.DataFrame, ax: Axes | None = No
     ax = axes_or_new(ax, (7, 4))
     good = requests[requests["outcome"] == "ok"]
     if len(steps) > 1:
-        means = steps[list(WORDS)].fillna(0)
+        means = _parts(good).groupby(good["step"]).mean().reindex(steps.index).fillna(0)
         labels = [f"{rate:g}" for rate in steps["rate"]]
         draw_parts(ax, labels, means)
         ax.set_xlabel("planned requests a second")
     elif len(good) >= ENOUGH:
-        _draw_course(ax, good)
+        _draw_course(ax, good, float(requests.loc[requests["sent"].notna(), "planned"].max()))
     else:
         draw_parts(ax, [""], pd.DataFrame([mean_parts(requests)]))
         ax.set_xlabel("a mean request")
@@ -99,7 +101,7 @@ def draw_parts(ax: Axes, labels: Sequence[str], means: pd.DataFrame, *, columns:
         base += height
     for place, total in enumerate(means[list(WORDS)].sum(axis=1)):
         ax.annotate(
-            f"{total:,.1f}",
+            f"{total:,.1f}" if total else "no answers",
             (place, total),
             xytext=(0, 3),
             textcoords="offset points",
@@ -114,12 +116,14 @@ def draw_parts(ax: Axes, labels: Sequence[str], means: pd.DataFrame, *, columns:
     _legend(ax, _there(means), columns)
 
 
-def _draw_course(ax: Axes, good: pd.DataFrame) -> None:
+def _draw_course(ax: Axes, good: pd.DataFrame, end: float) -> None:
+    """Draw the means of windows of time; one in which nothing was answered stays empty."""
     strip_down(ax)
-    edges = np.linspace(0, float(good["planned"].max()) or 1.0, WINDOWS + 1)
-    window = np.clip(np.searchsorted(edges, good["planned"], side="right") - 1, 0, WINDOWS - 1)
-    means = _parts(good).groupby(window).mean().reindex(range(WINDOWS)).ffill().bfill()
-    base = np.zeros(WINDOWS)
+    count = min(WINDOWS, len(good) // A_WINDOW)
+    edges = np.linspace(0, end or 1.0, count + 1)
+    window = np.clip(np.searchsorted(edges, good["planned"], side="right") - 1, 0, count - 1)
+    means = _parts(good).groupby(window).mean().reindex(range(count)).fillna(0)
+    base = np.zeros(count)
     for name in _there(means):
         top = base + means[name].to_numpy(float)
         ax.fill_between(

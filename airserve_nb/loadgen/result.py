@@ -102,11 +102,12 @@ class ProbeResult:
         """Return one row a step of rates; one row in all without steps.
 
         ``rate`` (planned requests a second; NaN in a closed loop), ``requests``, ``ok``, ``failed``,
-        ``requests_per_s`` (successful answers that came within the step, a second), ``p50_ms``, ``p99_ms`` (of the
+        ``requests_per_s`` (successful answers that came within the step, a second; NaN of a step that a stopped probe
+        never came to), ``p50_ms``, ``p99_ms`` (of the
         latency; NaN with too few samples), ``late_ms``, ``queue_ms``, ``predict_ms``, ``overhead_ms`` (means;
         ``late_ms`` is how long a request waited to be sent), ``mean_batch_size``.
         """
-        return step_table(self.requests, self.plan, self.elapsed_s)
+        return step_table(self.requests, self.plan, self.elapsed_s, interrupted=self.interrupted)
 
     # -- deciding -------------------------------------------------------------------------------
 

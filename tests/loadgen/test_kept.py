@@ -13,6 +13,7 @@ from airserve_nb.errors import ProbeError
 from airserve_nb.loadgen.comparison import Comparison
 from airserve_nb.loadgen.result import ProbeResult
 from airserve_nb.loadgen.run import probe
+from airserve_nb.loadgen.steps import step_table
 
 if TYPE_CHECKING:
     from tests.loadgen.conftest import ToyServer
@@ -82,6 +83,14 @@ class TestSteps:
         assert steps.ok.tolist() == [30, 60]
         assert steps["requests_per_s"].tolist() == pytest.approx([60, 120], abs=8)
         assert steps.late_ms.notna().all()
+
+    def test_a_step_that_was_stopped(self, result: ProbeResult) -> None:
+        """Of a probe that was interrupted a step counts as long as it went on, and not at all where it never began."""
+        for elapsed_s, expected in ((0.75, 120), (0.5, math.nan)):
+            requests = result.requests.copy()
+            requests.loc[requests["planned"] >= elapsed_s, "outcome"] = "cancelled"
+            stopped = step_table(requests, result.plan, elapsed_s, interrupted=True)["requests_per_s"]
+            assert stopped.tolist() == pytest.approx([60, expected], abs=9, nan_ok=True)
 
     def test_without_steps(self, server: ToyServer) -> None:
         """A closed loop is one step without a rate."""

@@ -120,7 +120,18 @@ class ProbeResult:
             The later one.
         labels
             What to call the two.
+
+        Raises
+        ------
+        ProbeError
+            When ``other`` is no result, or the labels are not two different texts.
         """
+        if not isinstance(other, ProbeResult):
+            raise ProbeError(
+                f"A result is compared with another one, and got {other!r}; give what probe() returned."
+            )
+        if isinstance(labels, str) or len(labels) != 2 or labels[0] == labels[1]:  # noqa: PLR2004 - before and after
+            raise ProbeError(f'labels is {labels!r}; give two different texts, such as ("before", "after").')
         return Comparison(before=self, after=other, labels=labels)
 
     def assert_slo(
@@ -138,7 +149,8 @@ class ProbeResult:
         Parameters
         ----------
         p50_ms, p90_ms, p99_ms, p999_ms
-            Milliseconds that so many percent of the successful answers' latencies may reach.
+            Milliseconds that so many percent of the successful answers' latencies may reach. Without an ``error_rate`` a
+            failed request counts as one that takes longer.
         error_rate
             Share of the requests, from 0 to 1, that may fail; those that a stopped probe cancelled do not count.
         requests_per_s
@@ -179,10 +191,14 @@ class ProbeResult:
         )
 
     def fit_service_time(self, *, seed: int = 0) -> ServiceTime:
-        """Fit how long a batch takes by its rows, to the batches of this probe; see ``airserve_nb.fit_service_time``."""
+        """Fit how long a batch takes by its rows, to the batches of this probe; see ``airserve_nb.fit_service_time``.
+
+        Batches that answered none of the requests do not count: their call of predict failed.
+        """
         from airserve_nb.service_time import fit_service_time
 
-        return fit_service_time(self.batches, seed=seed)
+        answered = self.requests.loc[self.requests["outcome"] == "ok", "batch_id"]
+        return fit_service_time(self.batches[self.batches["batch_id"].isin(set(answered))], seed=seed)
 
     # -- keeping --------------------------------------------------------------------------------
 

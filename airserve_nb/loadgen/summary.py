@@ -209,7 +209,8 @@ def summarise(
     """Make the summary of the two frames of a ``ProbeResult`` and what is known besides."""
     kinds = Counter(requests["outcome"])
     good = requests[requests["outcome"] == "ok"]
-    errors = Counter(requests["error"].dropna()).most_common(1)
+    failed = requests[requests["outcome"] != "cancelled"]
+    errors = Counter(failed["error"].dropna()).most_common(1)
     latencies = _percentiles(good["total_ms"])
     return ProbeSummary(
         requests=len(requests),

@@ -6,6 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -103,6 +104,23 @@ class TestSteps:
         assert probe(server.url, 1, requests=8).steps.mean_batch_size.tolist() == [pytest.approx(4)]
 
 
+def test_failed_batches_are_no_service_time(serve_local: Any) -> None:
+    """A call of predict that raised says nothing of how long one takes."""
+
+    def predict(rows: np.ndarray) -> np.ndarray:
+        if (rows < 0).any():
+            raise ValueError("negative")
+        return rows
+
+    service = serve_local(predict, name="picky", max_batch_size=2)
+    found = probe(
+        service, [{"array": [1.0]}, {"array": [-1.0]}, {"array": [2.0]}], requests=60, concurrency=3
+    )
+    good = set(found.requests.loc[found.requests["outcome"] == "ok", "batch_id"])
+    assert 0 < len(good) < len(found.batches)
+    assert found.fit_service_time().batches == len(good)
+
+
 class TestComparison:
     def test_table(self, result: ProbeResult, server: ToyServer) -> None:
         """Each figure stands there twice, with what changed."""
@@ -115,6 +133,17 @@ class TestComparison:
         assert table.loc["failed", "new"] == 0
         assert math.isnan(table.loc["p99.9 ms", "change"])  # type: ignore[arg-type] # a number
         assert repr(comparison).splitlines()[0].split() == ["requests", "150", "->", "300", "+100%"]
+
+    @pytest.mark.parametrize("labels", ["ab", ("x",), ("x", "x"), ("x", "y", "z")])
+    def test_labels(self, result: ProbeResult, labels: Any) -> None:
+        """Two equal labels would be one column, so labels are two, and differ."""
+        with pytest.raises(ProbeError, match="give two different texts"):
+            result.compare(result, labels=labels)
+
+    def test_with_a_result_only(self, result: ProbeResult) -> None:
+        """Another thing, as a summary, is refused with a sentence."""
+        with pytest.raises(ProbeError, match=r"and got .*; give what probe\(\) returned"):
+            result.compare(result.summary())  # type: ignore[arg-type] # on purpose
 
     def test_in_a_notebook(self, result: ProbeResult) -> None:
         """It shows a table with escaped labels, and one picture with both."""

@@ -94,6 +94,7 @@ class TestSummary:
         assert str(result(["ok", "cancelled"], interrupted=True).summary()).startswith(
             "Interrupted: 1 of 2 requests"
         )
+        assert result(["ok", "cancelled"], interrupted=True).summary().most_frequent_error is None
 
     def test_what_was_stopped_is_no_failure(self) -> None:
         """The page of an interrupted probe counts what was given up apart from what failed."""

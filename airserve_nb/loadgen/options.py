@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from airserve_nb.errors import ProbeError
+from airserve_nb.loadgen.limits import MOST_REQUESTS
 
 __all__ = ["LoadPlan", "ProbeOptions", "read_options", "seconds"]
 
-MOST_REQUESTS = 2_000_000
-"""More would not fit: each is some hundred bytes in three places."""
 HAIR = 1e-9
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|min|m|h)?\s*")

@@ -46,6 +46,7 @@ class ProbeResult:
     target: str
     """Name of the deployment, or the path of a bare URL."""
     url: str
+    """Where the requests went; without a user and password that were in it."""
     requests: pd.DataFrame
     """One row a request, in the order of the plan.
 

@@ -78,7 +78,7 @@ def sweep_front(table: pd.DataFrame, ax: Axes | None = None, *, rate: float | No
     _log_latency(ax, known["steady_p99_ms"])
     ax.set_xlim(0, max([*known["model_requests_per_s"], rate or 0, 1]) * 1.12)
     ax.set_xlabel("answers a second of model time")
-    ax.set_ylabel("p99 latency (ms)")
+    ax.set_ylabel("steady p99 latency (ms)")
     ax.set_title(_front_title(table), loc="left")
     _legend(ax, shades, waits, table)
     return ax
@@ -201,7 +201,7 @@ def sweep_grid(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.spines[:].set_visible(False)
     ax.set_xlabel("max_batch_size")
     ax.set_ylabel("wait (ms)")
-    ax.set_title("p99 of each setting (ms)", loc="left")
+    ax.set_title("Steady p99 of each setting (ms)", loc="left")
     return ax
 
 

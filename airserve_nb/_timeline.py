@@ -126,7 +126,7 @@ def _draw_dense(ax: Axes, rows: pd.DataFrame, batches: pd.DataFrame, end: float,
 
 
 def _tell_reasons(ax: Axes, batches: pd.DataFrame) -> None:
-    """Say, at the lower right, how many batches were released for which reason."""
+    """Say, on a line of its own below the axis, how many batches were released for which reason."""
     reasons = batches["release_reason"].dropna().value_counts(normalize=True)
     if reasons.empty:
         return
@@ -135,14 +135,13 @@ def _tell_reasons(ax: Axes, batches: pd.DataFrame) -> None:
         for reason, share in reasons.items()
         if share >= LEAST_SHARE
     ]
-    ax.set_xlabel(ax.get_xlabel(), loc="left")
     ax.annotate(
         "batches released: " + " · ".join(shares),
-        (1, 0),
+        (0.5, 0),
         xycoords="axes fraction",
-        xytext=(0, -29),
+        xytext=(0, -43),
         textcoords="offset points",
-        ha="right",
+        ha="center",
         va="center",
         fontsize="small",
     )

@@ -51,7 +51,7 @@ def latency_curve(
             _draw_service(ax, good)
     _draw_axes(ax, longest)
     ax.set_title(_title(requests), loc="left")
-    if len(requests) > 1 or open_loop:
+    if ax.lines and (len(requests) > 1 or open_loop):
         ax.legend(frameon=False, loc="lower right", fontsize="small")
     return ax
 

@@ -259,6 +259,8 @@ def _legend(ax: Axes, rows: pd.DataFrame, entries: list[tuple[Any, str]]) -> Non
 
 def _timeline_title(requests: pd.DataFrame, batches: pd.DataFrame) -> str:
     """State the finding."""
+    if requests.empty:
+        return "No requests"
     rode = int(requests["batch_id"].notna().sum())
     failed, stopped = int(_failed(requests).sum()), int((requests["outcome"] == "cancelled").sum())
     noun = "request" if len(requests) == 1 else "requests"

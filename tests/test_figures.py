@@ -97,6 +97,8 @@ class TestTimeline:
             "6 of 8 requests rode in 2 batches, 2 failed",
             "3 of 3 requests failed",
         ]
+        requests, batches = burst([1])
+        assert timeline(requests[:0], batches[:0]).get_title(loc="left") == "No requests"
 
     def test_batches_are_labelled(self) -> None:
         """Each batch is labelled with size and release reason; without a reason, with its size."""

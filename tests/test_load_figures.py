@@ -142,7 +142,10 @@ class TestLatencyCurve:
 
     def test_without_answers(self) -> None:
         """Nothing to draw is said in the title."""
-        assert latency_curve({"": load(4, 1, failed=4)[0]}).get_title(loc="left") == "No answers"
+        failed, _ = load(4, 1, failed=4)
+        assert latency_curve({"": failed}).get_title(loc="left") == "No answers"
+        assert latency_curve({"": failed}, open_loop=True).get_legend() is None
+        assert latency_curve({"before": failed, "after": failed}).get_legend() is None
 
     def test_failures_are_told(self) -> None:
         """The curve is that of the answers, so the title says how many requests got none."""

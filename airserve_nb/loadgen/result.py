@@ -102,8 +102,8 @@ class ProbeResult:
     def steps(self) -> pd.DataFrame:
         """Return one row a step of rates; one row in all without steps.
 
-        ``rate`` (planned requests a second; NaN in a closed loop), ``requests``, ``ok``, ``failed``,
-        ``requests_per_s`` (successful answers that came within the step, a second; NaN of a step that a stopped probe
+        ``rate`` (planned requests a second; NaN in a closed loop), ``requests``, ``ok``, ``failed`` (without
+        those that a stopped probe gave up), ``requests_per_s`` (successful answers that came within the step, a second; NaN of a step that a stopped probe
         never came to), ``p50_ms``, ``p99_ms`` (of the
         latency; NaN with too few samples), ``late_ms``, ``queue_ms``, ``predict_ms``, ``overhead_ms`` (means;
         ``late_ms`` is how long a request waited to be sent), ``mean_batch_size``.

@@ -72,7 +72,8 @@ class Sender:
         self._zero = time.perf_counter()
         started_at = time.time()
         self._watch.start()
-        self._start()
+        if not stop.is_set():  # it may have been, while connecting
+            self._start()
         waiting = [asyncio.ensure_future(self._done.wait()), asyncio.ensure_future(stop.wait())]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

@@ -44,7 +44,7 @@ def _row(
         "rate": rate,
         "requests": len(mine),
         "ok": len(good),
-        "failed": len(mine) - len(good),
+        "failed": int((~mine["outcome"].isin(("ok", "cancelled"))).sum()),
         "requests_per_s": within / length if length else math.nan,
         "p50_ms": math.nan if p50 is None else p50,
         "p99_ms": math.nan if p99 is None else p99,

@@ -90,7 +90,9 @@ class TestSteps:
         for elapsed_s, expected in ((0.75, 120), (0.5, math.nan)):
             requests = result.requests.copy()
             requests.loc[requests["planned"] >= elapsed_s, "outcome"] = "cancelled"
-            stopped = step_table(requests, result.plan, elapsed_s, interrupted=True)["requests_per_s"]
+            table = step_table(requests, result.plan, elapsed_s, interrupted=True)
+            assert table["failed"].tolist() == [20, 20 if elapsed_s == 0.75 else 0]
+            stopped = table["requests_per_s"]
             assert stopped.tolist() == pytest.approx([60, expected], abs=9, nan_ok=True)
 
     def test_without_steps(self, server: ToyServer) -> None:

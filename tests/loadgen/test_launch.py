@@ -17,6 +17,7 @@ import pytest
 
 from airserve_nb.errors import ProbeError
 from airserve_nb.loadgen import launch
+from airserve_nb.loadgen.client import execute
 from airserve_nb.loadgen.launch import Flight, start_in_process, start_in_thread, start_plan
 from airserve_nb.loadgen.outcomes import Run
 from airserve_nb.loadgen.plan import Message, Plan
@@ -228,6 +229,22 @@ def test_a_closed_loop_does_not_outgrow_memory(server: ToyServer, monkeypatch: p
     result = in_thread(endless).future.result(30)
     assert kinds(result) == ["ok"] * 50
     assert not result.interrupted
+
+
+@pytest.mark.parametrize("concurrency", [None, 2])
+def test_nothing_is_sent_when_stopped_before(server: ToyServer, concurrency: int | None) -> None:
+    """A probe that is stopped while it connects sends nothing, not even a burst."""
+
+    async def main() -> Run:
+        stop = asyncio.Event()
+        stop.set()
+        return await execute(plan(server.url, ["ok"] * 5, concurrency=concurrency), stop)
+
+    found = asyncio.run(main())
+    assert kinds(found) == ["cancelled"] * 5
+    assert found.interrupted
+    assert all(math.isnan(sent) for sent in found.outcomes.sent)
+    assert server.bodies == []
 
 
 def test_nothing_is_sent_after_the_end(server: ToyServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import sys
 from itertools import pairwise
 from typing import Any
@@ -185,6 +186,18 @@ class TestHistogram:
             *("1", "2", "3-4", "5-8", "9-16", "17-32", "33-64", "65-128"),
         ]
         assert [bar.get_height() for bar in ax.patches] == [1, 1, 1, 0, 0, 0, 2, 1]  # type: ignore[attr-defined] # rectangles
+
+    def test_names_do_not_touch(self) -> None:
+        """Beside a timeline, where there is little room, no name of a bar reaches into its neighbour's."""
+        for sizes in ([64], [40] * 3, [500], [16, 8], [32]):
+            requests, batches = burst(sizes)
+            figure = probe_figure(requests, batches)
+            figure.draw_without_rendering()
+            labels = [label for label in figure.axes[1].get_xticklabels() if label.get_text()]
+            if labels[0].get_rotation():
+                continue
+            boxes = [label.get_window_extent() for label in labels]
+            assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
     def test_the_limit_is_marked(self) -> None:
         """The deployment's limit is a line with its number, and the axis reaches it."""

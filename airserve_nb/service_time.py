@@ -71,7 +71,7 @@ class ServiceTime:
     def pays_up_to(self) -> int | None:
         """Rows with which a batch reaches 90 % of the greatest throughput; None when there is no greatest one.
 
-        Throughput is b/T(b), and its limit 1/a. Beyond, a batch that is twice as large gains less than 5 %.
+        Throughput is b/T(b), and its limit 1/a. Beyond, a batch that is twice as large gains some 5 % and no more.
         """
         if self.per_row_s <= 0:
             return None

@@ -207,6 +207,9 @@ class TestRules:
             # A moment without answers is none of falling behind.
             (ProbeProgress(elapsed_s=2, ok=100, in_flight=40, requests_per_s=0), False),
             (ProbeProgress(), False),
+            # No answer yet: the first one may take as long as the patience lasts.
+            (ProbeProgress(elapsed_s=0.5, in_flight=3), False),
+            (ProbeProgress(elapsed_s=1.5, in_flight=3), True),
         ],
     )
     def test_is_behind(self, progress: ProbeProgress, behind: bool) -> None:
@@ -221,6 +224,24 @@ class TestRules:
         behind = Behind(1.0)
         looks = [(late, 0.0), (late, 0.9), (fine, 0.95), (late, 1.0), (late, 1.9), (late, 2.1)]
         assert [behind.for_good(progress, now) for progress, now in looks] == [False] * 5 + [True]
+
+    @pytest.mark.parametrize(("rate", "behind"), [(5.0, False), (60.0, True)])
+    def test_a_model_that_takes_seconds(self, rate: float, *, behind: bool) -> None:
+        """A service that answers in lumps, every two seconds, keeps up as long as each lump holds what came meanwhile."""
+        arrivals = np.arange(0, 16, 1 / rate)
+        ends = arrivals + simulate((2.0, 0.01), arrivals, 32).latencies_ms / 1e3
+        watched, found = Behind(8.0), []
+        for now in np.arange(0.25, 16, 0.25):
+            ended = int((ends <= now).sum())
+            lately = int(((ends > now - 0.25) & (ends <= now)).sum())
+            progress = ProbeProgress(
+                elapsed_s=now,
+                ok=ended,
+                in_flight=int((arrivals <= now).sum()) - ended,
+                requests_per_s=4 * lately,
+            )
+            found.append(watched.for_good(progress, now))
+        assert any(found) is behind
 
     def test_steady_p99(self) -> None:
         """A disturbance of less than half of the time moves the p99, and not the steady one."""

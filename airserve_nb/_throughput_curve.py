@@ -108,4 +108,4 @@ def _title(steps: pd.DataFrame, best: int | None) -> str:
     if best == steps.index[-1]:
         return f"No knee up to {most:,.0f} requests a second: it takes more"
     step, name = steps.loc[best], _judged_by(steps)
-    return f"Up to {step['requests_per_s']:,.0f} requests a second, {LINES[name][2]} stays at {step[name]:,.0f} ms"
+    return f"The knee: {step['requests_per_s']:,.0f} requests a second, with a {LINES[name][2]} of {step[name]:,.0f} ms"

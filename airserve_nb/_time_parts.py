@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from airserve_nb._figure_base import COLORS, axes_or_new, strip_down
+from airserve_nb._figure_base import COLORS, HATCHES, axes_or_new, strip_down
 
 __all__ = ["draw_parts", "mean_parts", "time_parts"]
 
@@ -33,7 +33,7 @@ PHRASES = {
 }
 LEAST = 0.005
 """Of the whole: what is less can't be seen."""
-HATCHES = {"late_ms": "//", "queue_ms": "", "predict_ms": "", "overhead_ms": ".."}
+BAR_HATCHES = {**HATCHES, "overhead": ".."}
 Floats = npt.NDArray[np.float64]
 
 
@@ -94,7 +94,7 @@ def draw_parts(ax: Axes, labels: Sequence[str], means: pd.DataFrame, *, columns:
             bottom=base,
             color=COLORS[WORDS[name]],
             width=0.7,
-            hatch=HATCHES[name],
+            hatch=BAR_HATCHES.get(WORDS[name]),
             edgecolor="#FFFFFF",
             linewidth=0,
         )
@@ -128,7 +128,7 @@ def _draw_course(ax: Axes, good: pd.DataFrame, end: float) -> None:
         top = base + means[name].to_numpy(float)
         ax.fill_between(
             edges, np.append(base, base[-1]), np.append(top, top[-1]),
-            step="post", facecolor=COLORS[WORDS[name]], hatch=HATCHES[name], edgecolor="#FFFFFF", linewidth=0,
+            step="post", facecolor=COLORS[WORDS[name]], hatch=BAR_HATCHES.get(WORDS[name]), edgecolor="#FFFFFF", linewidth=0,
         )  # fmt: skip
         base = top
     ax.set_xlim(0, edges[-1])
@@ -146,7 +146,7 @@ def _there(means: pd.DataFrame) -> list[str]:
 
 def _legend(ax: Axes, names: Sequence[str], columns: int = 4) -> None:
     ax.legend(
-        [Patch(facecolor=COLORS[WORDS[name]], hatch=HATCHES[name], edgecolor="#FFFFFF", linewidth=0) for name in names],
+        [Patch(facecolor=COLORS[WORDS[name]], hatch=BAR_HATCHES.get(WORDS[name]), edgecolor="#FFFFFF", linewidth=0) for name in names],
         [WORDS[name] for name in names],
         loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, fontsize="small",
         borderaxespad=0.2, borderpad=0.2, handlelength=1.6, columnspacing=1.4,

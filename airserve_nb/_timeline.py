@@ -24,7 +24,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from airserve_nb._batch_strips import Group, draw_strips, groups_of
-from airserve_nb._figure_base import COLORS, FAILED, axes_or_new, strip_down
+from airserve_nb._figure_base import COLORS, FAILED, HATCHES, axes_or_new, strip_down
 from airserve_nb._occupancy import draw_occupancy
 
 __all__ = ["timeline"]
@@ -122,7 +122,11 @@ def _draw_dense(ax: Axes, rows: pd.DataFrame, batches: pd.DataFrame, end: float,
     ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     _tell_reasons(ax, batches)
     words = {"predicting": "predicting (the running batch)"}
-    _legend(ax, rows, [(Patch(color=color), words.get(name, name)) for name, color in shown])
+    patches = [
+        Patch(facecolor=color, hatch=HATCHES.get(name), edgecolor="#FFFFFF", linewidth=0)
+        for name, color in shown
+    ]
+    _legend(ax, rows, list(zip(patches, [words.get(name, name) for name, _ in shown], strict=True)))
 
 
 def _tell_reasons(ax: Axes, batches: pd.DataFrame) -> None:

@@ -98,6 +98,20 @@ class TestDenseTimeline:
         texts = [text.get_text() for text in timeline(*load(2000, 10)).texts]
         assert texts == ["batches released: full 50% · timeout 50%"]
 
+    def test_told_apart_in_print(self) -> None:
+        """What was not yet sent is as light as what waits, so it is hatched: in the picture and in its legend."""
+        requests, batches = load(2000, 10)
+        ax = timeline(requests.assign(planned=requests["planned"] - 0.5), batches)
+        assert [part.get_hatch() for part in ax.collections].count("//") == 1
+        legend = ax.get_legend()
+        assert legend is not None
+        hatches = {
+            text.get_text(): patch.get_hatch()
+            for text, patch in zip(legend.get_texts(), legend.get_patches(), strict=True)
+        }
+        assert hatches["not yet sent"] == "//"
+        assert hatches["waiting"] is None
+
     def test_failures_are_marked(self) -> None:
         """Each failure has a cross there too."""
         ax = timeline(*load(2000, 10, failed=3))
@@ -210,7 +224,7 @@ class TestThroughput:
         """It is where throughput over latency is largest."""
         assert knee(RAMP) == 2
         ax = throughput_curve(RAMP)
-        assert ax.get_title(loc="left") == "Up to 200 requests a second, p99 stays at 30 ms"
+        assert ax.get_title(loc="left") == "The knee: 200 requests a second, with a p99 of 30 ms"
         assert "knee" in [text.get_text() for text in ax.texts]
 
     def test_the_knee_s_step_is_named(self) -> None:
@@ -219,11 +233,12 @@ class TestThroughput:
         lost.loc[0, ["p50_ms", "p99_ms"]] = np.nan
         assert knee(lost) == 2
         title = throughput_curve(lost).get_title(loc="left")
-        assert title == "Up to 200 requests a second, p99 stays at 30 ms"
+        assert title == "The knee: 200 requests a second, with a p99 of 30 ms"
         few = RAMP.copy()
         few.loc[0, "p99_ms"] = np.nan  # too few answers for it: all steps are judged by the median
         assert (
-            throughput_curve(few).get_title(loc="left") == "Up to 200 requests a second, p50 stays at 15 ms"
+            throughput_curve(few).get_title(loc="left")
+            == "The knee: 200 requests a second, with a p50 of 15 ms"
         )
 
     def test_no_knee_yet(self) -> None:

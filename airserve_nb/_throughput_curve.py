@@ -78,7 +78,7 @@ def _draw_axes(ax: Axes) -> None:
 def knee(steps: pd.DataFrame) -> int | None:
     """Return the step at the knee; None with fewer than three steps, or without latencies."""
     power = (steps["requests_per_s"] / steps[_judged_by(steps)]).dropna()
-    return int(power.idxmax()) if len(power) >= FEWEST else None
+    return int(power.index[int(power.to_numpy().argmax())]) if len(power) >= FEWEST else None
 
 
 def _judged_by(steps: pd.DataFrame) -> str:

@@ -166,8 +166,7 @@ def simulate(  # noqa: PLR0913 - the parameters of a model, all but two of them 
     """
     settings = BatchSettings(max_batch_size=max_batch_size, batch_wait_timeout_s=batch_wait_timeout_s)
     check_overhead(overhead_ms)
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
-        raise OptionError(f"seed is {seed!r}, but must be a whole number, 0 or more.")
+    _check_seed(seed)
     if routing not in get_args(Routing):
         raise OptionError(
             f"routing is {routing!r}, but must be one of {', '.join(map(repr, get_args(Routing)))}."
@@ -201,6 +200,11 @@ def check_overhead(value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
         raise OptionError(f"overhead_ms is {value!r}, but must be milliseconds, 0 or more.")
+
+
+def _check_seed(value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
+        raise OptionError(f"seed is {value!r}, but must be a whole number, 0 or more.")
 
 
 def _whole(name: str, value: Any) -> int:

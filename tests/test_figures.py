@@ -131,8 +131,8 @@ class TestTimeline:
     def test_what_was_stopped_is_no_failure(self) -> None:
         """A probe that was interrupted has requests that were given up or never sent; the server failed none of them."""
         requests, batches = burst([2], failed=1, unsent=3)
-        gone = {"sent": 0.0, "done": np.nan, "outcome": "cancelled", "batch_id": None}
-        requests.loc[len(requests)] = gone | {"queue_ms": np.nan, "predict_ms": np.nan}
+        given_up = requests[requests["outcome"] == "cancelled"].head(1).assign(sent=0.0)
+        requests = pd.concat([requests, given_up], ignore_index=True)
         ax = timeline(requests, batches)
         assert ax.get_title(loc="left") == "2 of 7 requests rode in 1 batch, 1 failed, 4 cancelled"
         (crosses,) = [line for line in ax.lines if line.get_marker() == "x"]

@@ -148,12 +148,7 @@ def test_refusals(options: dict[str, Any], words: str) -> None:
 
 def test_numbers_of_numpy() -> None:
     """What a frame or an array has summed up is a number too, and travels to the client as one."""
-    load = read_options(
-        requests=np.int64(5),
-        concurrency=np.int32(4),
-        rate=np.array(50.0),
-        seed=np.int64(3),
-        timeout_s=np.float32(2),
-    )
+    options: dict[str, Any] = {"requests": np.int64(5), "concurrency": np.int32(4), "seed": np.int64(3)}
+    load = read_options(rate=np.array(50.0), timeout_s=float(np.float32(2)), **options)
     assert load == read_options(requests=5, concurrency=4, rate=50, seed=3, timeout_s=2)
     assert json.loads(json.dumps(asdict(load)))["requests"] == 5

@@ -161,7 +161,7 @@ class TestLive:
         change = service.set_batching
         monkeypatch.setattr(service, "set_batching", set_but_once)
         with pytest.raises(KeyboardInterrupt):
-            sweep(service, max_batch_size=2, batch_wait_timeout_s=0, rate=[50], duration=0.5, rounds=1)
+            sweep(service, max_batch_size=2, batch_wait_timeout_s=0, rate=50, duration=0.5, rounds=1)
         assert service.settings == BEFORE
         assert len(calls) == 3
 

@@ -128,6 +128,22 @@ class TestHandle:
             asyncio.run(probe_async(server.url, 1, duration="1s"))
 
 
+@pytest.mark.parametrize("moment", ["__init__", "close"])
+def test_an_interrupt_at_the_line_s_ends(
+    server: ToyServer, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """An interrupt that comes while the line of progress is made, or taken away, loses no result either."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"airserve_nb.loadgen.running.LiveLine.{moment}", interrupted)
+    orders = HELD if moment == "__init__" else [{"do": "ok"}]
+    result = probe(server.url, orders, requests=len(orders), concurrency=2)
+    assert len(result.requests) == len(orders)
+    assert result.interrupted is (moment == "__init__")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="sends itself a POSIX signal")
 def test_an_interrupt_returns_what_there_is(server: ToyServer) -> None:
     """An interrupt of the cell stops the sending; what there is comes back, marked as interrupted."""

@@ -54,8 +54,11 @@ def groups_of(rows: pd.DataFrame, batches: pd.DataFrame) -> list[Group]:
     return groups
 
 
-def draw_strips(ax: Axes, groups: list[Group]) -> None:
-    """Hold each batch together by a strip at the right edge; label them where there is room to name most."""
+def draw_strips(ax: Axes, groups: list[Group]) -> bool:
+    """Hold each batch together by a strip at the right edge; label them where there is room to name most.
+
+    Returns whether they are labelled.
+    """
     across = blended_transform_factory(ax.transAxes, ax.transData)
     room = _rows_a_line(ax)
     labels: list[tuple[float, str]] = []
@@ -77,9 +80,10 @@ def draw_strips(ax: Axes, groups: list[Group]) -> None:
         if not labels or middle - labels[-1][0] >= room:
             labels.append((middle, group.label))
     if 2 * len(labels) < len(groups):
-        return  # a choice of a few among many would only look like the truth
+        return False  # a choice of a few among many would only look like the truth
     for middle, label in labels:
         ax.text(1.026, middle, label, transform=across, va="center", ha="left", fontsize="small")
+    return True
 
 
 def _length(run: tuple[int, int]) -> int:

@@ -12,9 +12,9 @@ import numpy as np
 
 from airserve_nb.errors import OptionError
 from airserve_nb.service_time import timer
-from airserve_nb.simulation import Simulation, simulate
+from airserve_nb.simulation import Simulation, check_overhead, simulate
 
-__all__ = ["CapacityPoint", "Search"]
+__all__ = ["MOST_REPLICAS", "CapacityPoint", "Search"]
 
 ONE_REPLICA_REQUESTS = 20_000
 ALL_REPLICAS_REQUESTS = 100_000
@@ -61,6 +61,7 @@ class Search:
                 or not 0 < value < math.inf
             ):
                 raise OptionError(f"{name} is {value!r}, but must be a number, more than 0.")
+        check_overhead(overhead_ms)
         self.service_time = service_time
         self.rate = rate
         self.limit_ms = p99_ms

@@ -12,6 +12,8 @@ FELT = 0.01
 SATURATED = 0.9
 """A model that is busy for this share of the time has nothing to spare."""
 MOST = 0.5
+LARGER_THAN_ONE = 1.5
+"""Requests a batch from which on batches could be smaller."""
 
 
 def _refusing(case: Case) -> Finding | None:
@@ -49,6 +51,7 @@ def _largest_part(case: Case) -> Finding | None:
     busy = f"which was busy {percent(facts.utilisation)} of the time"
     larger = facts.shares["full"] >= MOST and case.limits.enabled
     relief = "larger batches or more replicas" if larger else "more replicas"
+    smaller = " or smaller batches" if facts.mean_size >= LARGER_THAN_ONE else ""
     choices = {
         "model_queue": (
             parts.model_wait_ms,
@@ -62,7 +65,7 @@ def _largest_part(case: Case) -> Finding | None:
         ),
         "predict": (
             parts.predict_ms,
-            "predict itself, so only a faster model or smaller batches would help",
+            f"predict itself, so only a faster model{smaller} would help",
             "predictor",
         ),
         "overhead": (

@@ -11,7 +11,7 @@ import io
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "FAILED", "PortableFigure", "axes_or_new", "strip_down"]
+__all__ = ["COLORS", "FAILED", "HATCHES", "PortableFigure", "axes_or_new", "strip_down"]
 
 FAILED = "#B3261E"
 COLORS = {
@@ -22,6 +22,8 @@ COLORS = {
     "under way": "#8FB8D4",
 }
 """Where a request is, and how that is drawn, in every picture."""
+HATCHES = {"not yet sent": "//"}
+"""What would be as grey in print as what waits."""
 
 
 class PortableFigure(Figure):

@@ -51,7 +51,7 @@ def latency_curve(
             _draw_service(ax, good)
     _draw_axes(ax, longest)
     ax.set_title(_title(requests), loc="left")
-    if len(requests) > 1 or open_loop:
+    if ax.lines and (len(requests) > 1 or open_loop):
         ax.legend(frameon=False, loc="lower right", fontsize="small")
     return ax
 
@@ -110,8 +110,7 @@ def _draw_service(ax: Axes, good: pd.DataFrame) -> None:
 
 def _draw_axes(ax: Axes, samples: int) -> None:
     ax.set_xlim(1, max(20, samples) * 1.05)
-    ax.set_ylim(bottom=0)
-    ax.margins(y=0.12)
+    ax.set_ylim(0, ax.get_ylim()[1] * 1.08)  # room for the figures above a curve that is level
     shares = [0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999]
     ax.xaxis.set_major_locator(FixedLocator([1 / (1 - share) for share in shares]))
     ax.xaxis.set_minor_locator(NullLocator())
@@ -136,4 +135,7 @@ def _title(requests: Mapping[str, pd.DataFrame]) -> str:
         return f"p{100 * share:g}: {', '.join(texts)}"
     what = "Half" if share == MARKED[0] else f"{share:.0%}"
     (latencies,) = good.values()
-    return f"{what} of {len(latencies):,} answers came within {latencies.quantile(share):,.0f} ms"
+    (frame,) = requests.values()
+    failed = int((~frame["outcome"].isin(("ok", "cancelled"))).sum())
+    rest = f"; {failed:,} requests failed" if failed > 1 else "; 1 request failed" if failed else ""
+    return f"{what} of {len(latencies):,} answers came within {latencies.quantile(share):,.0f} ms{rest}"

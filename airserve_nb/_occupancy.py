@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from airserve_nb._figure_base import COLORS
+from airserve_nb._figure_base import COLORS, HATCHES
 
 __all__ = ["draw_occupancy", "mean_occupancy"]
 
@@ -88,7 +88,9 @@ def _stack(ax: Axes, edges: Floats, parts: Mapping[str, Floats], most: float) ->
             np.append(base, base[-1]),
             np.append(top, top[-1]),
             step="post",
-            color=COLORS[name],
+            facecolor=COLORS[name],
+            hatch=HATCHES.get(name),
+            edgecolor="#FFFFFF",
             linewidth=0,
         )
         base = top

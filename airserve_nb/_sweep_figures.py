@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def sweep_figure(table: pd.DataFrame, *, rate: float | None) -> Figure:
 
 
 def sweep_front(table: pd.DataFrame, ax: Axes | None = None, *, rate: float | None = None) -> Axes:
-    """Draw p99 over answers a second of model time: a colour a batch size, a shape a wait, hollow where the service fell behind.
+    """Draw p99 over answers a second of model time: a colour a batch size, a shape a wait, hollow where it is no choice.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ def sweep_front(table: pd.DataFrame, ax: Axes | None = None, *, rate: float | No
         color = shades[row["max_batch_size"]]
         ax.plot(
             row["model_requests_per_s"], row["steady_p99_ms"], ls="", ms=8, mew=1.6, color=color, alpha=0.9,
-            marker=_marker(waits, row["batch_wait_timeout_s"]), mfc=color if row["keeps_up"] else "none",
+            marker=_marker(waits, row["batch_wait_timeout_s"]), mfc="none" if _words_against(row) else color,
         )  # fmt: skip
     front = known[known["front"]].sort_values("model_requests_per_s")
     ax.plot(front["model_requests_per_s"], front["steady_p99_ms"], color=ORANGE, lw=1.4, zorder=0)
@@ -77,10 +78,17 @@ def sweep_front(table: pd.DataFrame, ax: Axes | None = None, *, rate: float | No
     _log_latency(ax, known["steady_p99_ms"])
     ax.set_xlim(0, max([*known["model_requests_per_s"], rate or 0, 1]) * 1.12)
     ax.set_xlabel("answers a second of model time")
-    ax.set_ylabel("p99 latency (ms)")
+    ax.set_ylabel("steady p99 latency (ms)")
     ax.set_title(_front_title(table), loc="left")
     _legend(ax, shades, waits, table)
     return ax
+
+
+def _words_against(row: Mapping[Hashable, Any]) -> str:
+    """Return why a setting is no choice, whatever its latency; "" where nothing is against it."""
+    if row["rounds"] and not row["keeps_up"]:
+        return "falls\nbehind"
+    return f"{row['errors']:,}\nfailed" if row["errors"] else ""
 
 
 def _marker(waits: list[float], wait: float) -> str:
@@ -129,10 +137,15 @@ def _legend(ax: Axes, shades: dict[int, Any], waits: list[float], table: pd.Data
     entries.append(
         Line2D([], [], ls="", marker="o", ms=11, mfc="none", mec=ORANGE, mew=1.6, label="the front")
     )
-    if (~table["keeps_up"] & table["steady_p99_ms"].notna()).any():
-        entries.append(
-            Line2D([], [], ls="", marker="s", ms=7, mfc="none", color=SOFT, label="hollow: fell behind")
-        )
+    shown = table[table["steady_p99_ms"].notna()]
+    against = [
+        words
+        for words, holds in (("fell behind", ~shown["keeps_up"]), ("requests failed", shown["errors"] > 0))
+        if holds.any()
+    ]
+    if against:
+        label = f"hollow: {' or '.join(against)}"
+        entries.append(Line2D([], [], ls="", marker="s", ms=7, mfc="none", color=SOFT, label=label))
     ax.legend(handles=entries, frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
 
 
@@ -145,7 +158,7 @@ def _front_title(table: pd.DataFrame) -> str:
 
 
 def sweep_grid(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw p99 as a grid, light where it is low; a ring marks the lowest, a dash what fell behind.
+    """Draw p99 as a grid, light where it is low; a ring marks the lowest, words what fell behind or failed.
 
     Parameters
     ----------
@@ -156,7 +169,7 @@ def sweep_grid(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     ax = axes_or_new(ax, (5.2, 3.6))
     sizes, waits = sorted(set(table["max_batch_size"])), sorted(set(table["batch_wait_timeout_s"]))
-    kept = table[table["keeps_up"]]
+    kept = table[table["keeps_up"] & (table["errors"] == 0)]
     values = (
         kept.pivot_table(
             index="batch_wait_timeout_s", columns="max_batch_size", values="steady_p99_ms", dropna=False
@@ -170,11 +183,10 @@ def sweep_grid(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         norm = LogNorm(known.min(), max(known.max(), known.min() * NARROW))
         ax.imshow(np.ma.masked_invalid(values), cmap="Blues", norm=norm, aspect="auto", alpha=0.85)
     for row in table.to_dict("records"):
-        value = row["steady_p99_ms"] if row["keeps_up"] else np.nan
+        value, against = row["steady_p99_ms"], _words_against(row)
         place = (sizes.index(row["max_batch_size"]), waits.index(row["batch_wait_timeout_s"]))
-        if not np.isfinite(value):
-            words = "-" if row["keeps_up"] or not row["rounds"] else "falls\nbehind"
-            ax.text(*place, words, ha="center", va="center", fontsize="x-small", color=SOFT)
+        if against or not np.isfinite(value):
+            ax.text(*place, against or "-", ha="center", va="center", fontsize="x-small", color=SOFT)
         else:
             color = "white" if norm(value) > DARK else "#222222"
             ax.text(*place, f"{value:.0f}", ha="center", va="center", color=color)
@@ -189,7 +201,7 @@ def sweep_grid(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.spines[:].set_visible(False)
     ax.set_xlabel("max_batch_size")
     ax.set_ylabel("wait (ms)")
-    ax.set_title("p99 of each setting (ms)", loc="left")
+    ax.set_title("Steady p99 of each setting (ms)", loc="left")
     return ax
 
 

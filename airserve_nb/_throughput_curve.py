@@ -77,9 +77,14 @@ def _draw_axes(ax: Axes) -> None:
 
 def knee(steps: pd.DataFrame) -> int | None:
     """Return the step at the knee; None with fewer than three steps, or without latencies."""
-    latency = steps["p99_ms"] if steps["p99_ms"].notna().all() else steps["p50_ms"]
-    power = (steps["requests_per_s"] / latency).dropna()
-    return int(power.to_numpy().argmax()) if len(power) >= FEWEST else None
+    power = (steps["requests_per_s"] / steps[_judged_by(steps)]).dropna()
+    return int(power.index[int(power.to_numpy().argmax())]) if len(power) >= FEWEST else None
+
+
+def _judged_by(steps: pd.DataFrame) -> str:
+    """Return p99 where each step that was answered has one, else p50."""
+    answered = steps[steps["p50_ms"].notna()]
+    return "p99_ms" if answered["p99_ms"].notna().all() else "p50_ms"
 
 
 def _mark(ax: Axes, reached: float) -> None:
@@ -102,8 +107,5 @@ def _title(steps: pd.DataFrame, best: int | None) -> str:
         return f"{most:,.0f} requests a second at most"
     if best == steps.index[-1]:
         return f"No knee up to {most:,.0f} requests a second: it takes more"
-    step = steps.loc[best]
-    name = "p99" if step["p99_ms"] == step["p99_ms"] else "p50"
-    return (
-        f"Up to {step['requests_per_s']:,.0f} requests a second, {name} stays at {step[f'{name}_ms']:,.0f} ms"
-    )
+    step, name = steps.loc[best], _judged_by(steps)
+    return f"The knee: {step['requests_per_s']:,.0f} requests a second, with a {LINES[name][2]} of {step[name]:,.0f} ms"

@@ -10,11 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from airserve_nb._figure_base import COLORS, axes_or_new, strip_down
+from airserve_nb._figure_base import COLORS, HATCHES, axes_or_new, strip_down
 
 __all__ = ["draw_parts", "mean_parts", "time_parts"]
 
 WINDOWS = 40
+A_WINDOW = 10
+"""Answers on average, at least: one without any is then no chance."""
 ENOUGH = 200
 """Below so many requests a course over time would be noise: one bar then."""
 WORDS = {
@@ -31,7 +33,7 @@ PHRASES = {
 }
 LEAST = 0.005
 """Of the whole: what is less can't be seen."""
-HATCHES = {"late_ms": "//", "queue_ms": "", "predict_ms": "", "overhead_ms": ".."}
+BAR_HATCHES = {**HATCHES, "overhead": ".."}
 Floats = npt.NDArray[np.float64]
 
 
@@ -48,12 +50,12 @@ def time_parts(requests: pd.DataFrame, steps: pd.DataFrame, ax: Axes | None = No
     ax = axes_or_new(ax, (7, 4))
     good = requests[requests["outcome"] == "ok"]
     if len(steps) > 1:
-        means = steps[list(WORDS)].fillna(0)
+        means = _parts(good).groupby(good["step"]).mean().reindex(steps.index).fillna(0)
         labels = [f"{rate:g}" for rate in steps["rate"]]
         draw_parts(ax, labels, means)
         ax.set_xlabel("planned requests a second")
     elif len(good) >= ENOUGH:
-        _draw_course(ax, good)
+        _draw_course(ax, good, float(requests.loc[requests["sent"].notna(), "planned"].max()))
     else:
         draw_parts(ax, [""], pd.DataFrame([mean_parts(requests)]))
         ax.set_xlabel("a mean request")
@@ -92,14 +94,14 @@ def draw_parts(ax: Axes, labels: Sequence[str], means: pd.DataFrame, *, columns:
             bottom=base,
             color=COLORS[WORDS[name]],
             width=0.7,
-            hatch=HATCHES[name],
+            hatch=BAR_HATCHES.get(WORDS[name]),
             edgecolor="#FFFFFF",
             linewidth=0,
         )
         base += height
     for place, total in enumerate(means[list(WORDS)].sum(axis=1)):
         ax.annotate(
-            f"{total:,.1f}",
+            f"{total:,.1f}" if total else "no answers",
             (place, total),
             xytext=(0, 3),
             textcoords="offset points",
@@ -114,17 +116,19 @@ def draw_parts(ax: Axes, labels: Sequence[str], means: pd.DataFrame, *, columns:
     _legend(ax, _there(means), columns)
 
 
-def _draw_course(ax: Axes, good: pd.DataFrame) -> None:
+def _draw_course(ax: Axes, good: pd.DataFrame, end: float) -> None:
+    """Draw the means of windows of time; one in which nothing was answered stays empty."""
     strip_down(ax)
-    edges = np.linspace(0, float(good["planned"].max()) or 1.0, WINDOWS + 1)
-    window = np.clip(np.searchsorted(edges, good["planned"], side="right") - 1, 0, WINDOWS - 1)
-    means = _parts(good).groupby(window).mean().reindex(range(WINDOWS)).ffill().bfill()
-    base = np.zeros(WINDOWS)
+    count = min(WINDOWS, len(good) // A_WINDOW)
+    edges = np.linspace(0, end or 1.0, count + 1)
+    window = np.clip(np.searchsorted(edges, good["planned"], side="right") - 1, 0, count - 1)
+    means = _parts(good).groupby(window).mean().reindex(range(count)).fillna(0)
+    base = np.zeros(count)
     for name in _there(means):
         top = base + means[name].to_numpy(float)
         ax.fill_between(
             edges, np.append(base, base[-1]), np.append(top, top[-1]),
-            step="post", facecolor=COLORS[WORDS[name]], hatch=HATCHES[name], edgecolor="#FFFFFF", linewidth=0,
+            step="post", facecolor=COLORS[WORDS[name]], hatch=BAR_HATCHES.get(WORDS[name]), edgecolor="#FFFFFF", linewidth=0,
         )  # fmt: skip
         base = top
     ax.set_xlim(0, edges[-1])
@@ -142,7 +146,7 @@ def _there(means: pd.DataFrame) -> list[str]:
 
 def _legend(ax: Axes, names: Sequence[str], columns: int = 4) -> None:
     ax.legend(
-        [Patch(facecolor=COLORS[WORDS[name]], hatch=HATCHES[name], edgecolor="#FFFFFF", linewidth=0) for name in names],
+        [Patch(facecolor=COLORS[WORDS[name]], hatch=BAR_HATCHES.get(WORDS[name]), edgecolor="#FFFFFF", linewidth=0) for name in names],
         [WORDS[name] for name in names],
         loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, fontsize="small",
         borderaxespad=0.2, borderpad=0.2, handlelength=1.6, columnspacing=1.4,

@@ -10,7 +10,6 @@ many requests were where, over time.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,12 +24,14 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from airserve_nb._batch_strips import Group, draw_strips, groups_of
-from airserve_nb._figure_base import COLORS, FAILED, axes_or_new, strip_down
+from airserve_nb._figure_base import COLORS, FAILED, HATCHES, axes_or_new, strip_down
 from airserve_nb._occupancy import draw_occupancy
 
 __all__ = ["timeline"]
 
 WAITING, OTHER, UNKNOWN = COLORS["waiting"], COLORS["overhead"], COLORS["under way"]
+FINE = ("ok", "cancelled")
+"""Outcomes that are no failure: what a stopped probe gave up says nothing of the server."""
 
 FEWEST_ROWS = 4
 """The picture has room for so many bars at least: a lone one would be a wall."""
@@ -88,9 +89,11 @@ def is_dense(requests: pd.DataFrame) -> bool:
     sent = requests.dropna(subset=["sent"])
     if len(sent) <= DENSE:
         return False
-    typical = float((sent["done"] - sent["sent"]).median())
+    # What is seen of a request is its coloured part, where there is one.
+    parts = (sent["done"] - sent["sent"], sent["predict_ms"] / 1000)
+    typical = np.nanmin([np.inf, *(float(part.median()) for part in parts)])
     span = float(sent["done"].max() - sent["sent"].min())
-    return len(sent) > MOST_BARS or typical < THINNEST * span
+    return len(sent) > MOST_BARS or bool(typical < THINNEST * span)
 
 
 def _draw_each(ax: Axes, rows: pd.DataFrame, batches: pd.DataFrame, scale: float) -> None:
@@ -104,7 +107,8 @@ def _draw_each(ax: Axes, rows: pd.DataFrame, batches: pd.DataFrame, scale: float
     ax.yaxis.set_major_locator(
         FixedLocator(range(1, len(rows) + 1)) if few else MaxNLocator(8, integer=True, steps=[1, 2, 5, 10])
     )
-    draw_strips(ax, groups)
+    if not draw_strips(ax, groups):
+        _tell_reasons(ax, batches)
     _legend(ax, rows, _parts_of_bars(rows, groups))
 
 
@@ -118,11 +122,15 @@ def _draw_dense(ax: Axes, rows: pd.DataFrame, batches: pd.DataFrame, end: float,
     ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     _tell_reasons(ax, batches)
     words = {"predicting": "predicting (the running batch)"}
-    _legend(ax, rows, [(Patch(color=color), words.get(name, name)) for name, color in shown])
+    patches = [
+        Patch(facecolor=color, hatch=HATCHES.get(name), edgecolor="#FFFFFF", linewidth=0)
+        for name, color in shown
+    ]
+    _legend(ax, rows, list(zip(patches, [words.get(name, name) for name, _ in shown], strict=True)))
 
 
 def _tell_reasons(ax: Axes, batches: pd.DataFrame) -> None:
-    """Say, at the lower right, how many batches were released for which reason."""
+    """Say, on a line of its own below the axis, how many batches were released for which reason."""
     reasons = batches["release_reason"].dropna().value_counts(normalize=True)
     if reasons.empty:
         return
@@ -131,14 +139,13 @@ def _tell_reasons(ax: Axes, batches: pd.DataFrame) -> None:
         for reason, share in reasons.items()
         if share >= LEAST_SHARE
     ]
-    ax.set_xlabel(ax.get_xlabel(), loc="left")
     ax.annotate(
         "batches released: " + " · ".join(shares),
-        (1, 0),
+        (0.5, 0),
         xycoords="axes fraction",
-        xytext=(0, -29),
+        xytext=(0, -43),
         textcoords="offset points",
-        ha="right",
+        ha="center",
         va="center",
         fontsize="small",
     )
@@ -164,9 +171,10 @@ def _draw_bars(ax: Axes, rows: pd.DataFrame, groups: Iterable[Group], scale: flo
     grouped = np.zeros(len(rows), dtype=bool)
     for group in groups:
         grouped[group.rows] = True
-    answered = (rows["outcome"] == "ok").to_numpy(bool)
+    answered, stopped = ((rows["outcome"] == outcome).to_numpy(bool) for outcome in ("ok", "cancelled"))
     everywhere = np.arange(len(rows))
-    _bars(ax, everywhere[~answered], sent, done, half, OTHER, scale)
+    _bars(ax, everywhere[~answered & ~stopped], sent, done, half, OTHER, scale)
+    _bars(ax, everywhere[stopped], sent, done, half, UNKNOWN, scale)
     _bars(ax, everywhere[answered & ~grouped], sent, done, half, UNKNOWN, scale)
     _bars(ax, everywhere[answered & grouped], sent, done, half, OTHER, scale)
     for group in groups:
@@ -196,7 +204,7 @@ def _bars(
 
 def _draw_failures(ax: Axes, rows: pd.DataFrame, places: Floats, scale: float) -> None:
     """Put a cross where every request without a successful answer ended."""
-    failed = (rows["outcome"] != "ok").to_numpy(bool)
+    failed = _failed(rows).to_numpy(bool)
     if not failed.any():  # an unclipped line without points would count as one at the picture's corner
         return
     size = 6 if len(rows) < DENSE else 4
@@ -211,20 +219,27 @@ def _draw_failures(ax: Axes, rows: pd.DataFrame, places: Floats, scale: float) -
     )
 
 
+def _failed(requests: pd.DataFrame) -> pd.Series[bool]:
+    return ~requests["outcome"].isin(FINE)
+
+
 def _parts_of_bars(rows: pd.DataFrame, groups: list[Group]) -> list[tuple[Any, str]]:
+    stopped = [(Patch(color=UNKNOWN), "stopped")] if (rows["outcome"] == "cancelled").any() else []
     if groups:
         colors = list(dict.fromkeys(group.color for group in groups))[:3]
         return [
             (Patch(color=WAITING), "waiting"),
             (tuple(Patch(color=color) for color in colors), "predicting (a colour a batch)"),
             (Patch(color=OTHER), "overhead"),
+            *stopped,
         ]
-    return [(Patch(color=UNKNOWN), "answered")] if (rows["outcome"] == "ok").any() else []
+    answered = [(Patch(color=UNKNOWN), "answered")] if (rows["outcome"] == "ok").any() else []
+    return answered or stopped
 
 
 def _legend(ax: Axes, rows: pd.DataFrame, entries: list[tuple[Any, str]]) -> None:
     """Name the parts that are there, above the picture."""
-    if (rows["outcome"] != "ok").any():
+    if _failed(rows).any():
         entries.append(
             (Line2D([], [], color=FAILED, marker="x", linestyle="none", markeredgewidth=1.5), "failed")
         )
@@ -248,15 +263,20 @@ def _legend(ax: Axes, rows: pd.DataFrame, entries: list[tuple[Any, str]]) -> Non
 
 def _timeline_title(requests: pd.DataFrame, batches: pd.DataFrame) -> str:
     """State the finding."""
-    kinds = Counter(requests["outcome"])
+    if requests.empty:
+        return "No requests"
     rode = int(requests["batch_id"].notna().sum())
-    failed = len(requests) - kinds["ok"]
+    failed, stopped = int(_failed(requests).sum()), int((requests["outcome"] == "cancelled").sum())
     noun = "request" if len(requests) == 1 else "requests"
+    rest = "".join(
+        f", {count} {word}" for count, word in ((failed, "failed"), (stopped, "cancelled")) if count
+    )
     if len(batches):
         batch = "batch" if len(batches) == 1 else "batches"
         share = f"{rode} of {len(requests)}" if rode < len(requests) else f"{rode}"
-        title = f"{share} {noun} rode in {len(batches)} {batch}"
-        return f"{title}, {failed} failed" if failed else title
+        return f"{share} {noun} rode in {len(batches)} {batch}{rest}"
+    if stopped:
+        return f"{len(requests) - failed - stopped} of {len(requests)} {noun} answered{rest}"
     if not failed:
         return f"{len(requests)} {noun}, all answered" if len(requests) > 1 else "1 request, answered"
     return f"{failed} of {len(requests)} {noun} failed"

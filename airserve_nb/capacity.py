@@ -12,10 +12,11 @@ a wait only acts while a model is idle.
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airserve_nb._capacity_search import CapacityPoint, Search
+from airserve_nb._capacity_search import MOST_REPLICAS, CapacityPoint, Search
 from airserve_nb.errors import OptionError
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ def plan_capacity(
     Raises
     ------
     OptionError
-        When no number of replicas can keep the limit, because even a lone request takes longer.
+        When no number of replicas can keep the limit, because even a lone request takes longer, or it takes more than
+        100,000.
 
     Examples
     --------
@@ -110,16 +112,30 @@ def plan_capacity(
     sizes = [2**power for power in range(_checked(largest_batch).bit_length())]
     best = search.fewest(sizes)
     if best is None:
-        raise OptionError(
-            f"A p99 of {p99_ms:g} ms can't be kept: of lone requests it is {search.alone_ms():.3g} ms already; "
-            "allow more, or make the model faster."
-        )
+        raise OptionError(_why_none(search))
     search.look_around(best)
     points = sorted(search.points.values(), key=lambda one: (one.max_batch_size, one.replicas, one.whole))
     return CapacityPlan(best=best, points=tuple(points), rate=float(rate), p99_ms=float(p99_ms))
 
 
+def _why_none(search: Search) -> str:
+    alone_ms = search.alone_ms()
+    if alone_ms > search.limit_ms:
+        return (
+            f"A p99 of {search.limit_ms:g} ms can't be kept: of lone requests it is {alone_ms:.3g} ms already; "
+            "allow more, or make the model faster."
+        )
+    return (
+        f"{search.rate:g} requests/s with p99 at most {search.limit_ms:g} ms take more than {MOST_REPLICAS:,} replicas; "
+        "ask for less, allow more time, or make the model faster."
+    )
+
+
 def _checked(largest_batch: Any) -> int:
-    if isinstance(largest_batch, bool) or not isinstance(largest_batch, int) or largest_batch < 1:
+    if (
+        isinstance(largest_batch, bool)
+        or not isinstance(largest_batch, numbers.Integral)
+        or largest_batch < 1
+    ):
         raise OptionError(f"largest_batch is {largest_batch!r}, but must be a whole number, 1 or more.")
-    return largest_batch
+    return int(largest_batch)

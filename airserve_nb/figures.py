@@ -91,8 +91,9 @@ def batch_size_histogram(
     else:
         ax.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     step = -(-len(counts) // 8)
-    ax.set_xticks(range(0, len(counts), step), list(counts)[::step])
-    if len("".join(list(counts)[::step])) > LETTERS:
+    names = list(counts)[::step]
+    ax.set_xticks(range(0, len(counts), step), names)
+    if len(names) * max(map(len, names)) > LETTERS:  # each has as much room as the longest needs
         ax.tick_params(axis="x", rotation=45)
     ax.set_xlim(-0.8, len(counts) - 0.2)
     ax.margins(y=0.12)

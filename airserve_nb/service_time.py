@@ -71,7 +71,7 @@ class ServiceTime:
     def pays_up_to(self) -> int | None:
         """Rows with which a batch reaches 90 % of the greatest throughput; None when there is no greatest one.
 
-        Throughput is b/T(b), and its limit 1/a. Beyond, a batch that is twice as large gains less than 5 %.
+        Throughput is b/T(b), and its limit 1/a. Beyond, a batch that is twice as large gains some 5 % and no more.
         """
         if self.per_row_s <= 0:
             return None
@@ -113,14 +113,14 @@ def fit_service_time(batches: pd.DataFrame | Iterable[BatchRecord], *, seed: int
     ----------
     batches
         Records, or a frame with the columns ``rows`` and ``predict_ms``, as ``Service.batches()`` and
-        ``ProbeResult.batches`` are. Failed calls do not count.
+        ``ProbeResult.batches`` are. Failed calls do not count, where a column ``error`` tells them.
     seed
         The same seed gives the same intervals.
 
     Raises
     ------
     FitError
-        When the batches don't allow it: fewer than five, or all of one size.
+        When the batches don't allow it: fewer than five, or all of one size; or when they are none.
 
     Examples
     --------
@@ -174,13 +174,24 @@ def _measured(batches: pd.DataFrame | Iterable[BatchRecord]) -> tuple[Floats, Fl
             frame["error"].isna().to_numpy() if "error" in frame.columns else np.ones(len(rows), dtype=bool)
         )
     else:
-        records: list[Any] = list(batches)
+        records = _records(batches)
         rows = np.array([record.rows for record in records], dtype=float)
         times = np.array([record.predict_ms for record in records], dtype=float)
         fine = np.array([record.error is None for record in records], dtype=bool)
     rows, times, fine = np.asarray(rows, float), np.asarray(times, float), np.asarray(fine, bool)
     fine = fine & np.isfinite(rows) & np.isfinite(times) & (rows >= 1) & (times > 0)
     return rows[fine], times[fine] / 1e3
+
+
+def _records(batches: Any) -> list[Any]:
+    records = list(batches) if isinstance(batches, Iterable) and not isinstance(batches, str) else [batches]
+    for one in records:
+        if not hasattr(one, "rows") or not hasattr(one, "predict_ms"):
+            raise FitError(
+                f"A curve is fitted to batches, and {one!r} is none; give those of service.batches() or of a probe's "
+                "result.batches."
+            )
+    return records
 
 
 def _groups(rows: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:

@@ -30,7 +30,7 @@ from airserve_nb.service_time import timer
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Simulation", "inoue_bound", "simulate"]
+__all__ = ["Simulation", "check_overhead", "inoue_bound", "simulate"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -151,7 +151,6 @@ def simulate(  # noqa: PLR0913 - the parameters of a model, all but two of them 
         The same seed gives the same arrivals, and the same figures.
     overhead_ms
         Added to each latency: what HTTP, adapter and encoding take.
-
     routing
         Which replica gets a request; see the module.
 
@@ -166,8 +165,8 @@ def simulate(  # noqa: PLR0913 - the parameters of a model, all but two of them 
     <Simulation: 10000 requests at 402.3/s on 1 replica: mean 32.9 ms, p50 32.9 ms, p90 41.5 ms, p99 44.1 ms, 8.7 requests a batch, models busy 100%.>
     """
     settings = BatchSettings(max_batch_size=max_batch_size, batch_wait_timeout_s=batch_wait_timeout_s)
-    if not 0 <= overhead_ms < math.inf:
-        raise OptionError(f"overhead_ms is {overhead_ms!r}, but must be milliseconds, 0 or more.")
+    check_overhead(overhead_ms)
+    _check_seed(seed)
     if routing not in get_args(Routing):
         raise OptionError(
             f"routing is {routing!r}, but must be one of {', '.join(map(repr, get_args(Routing)))}."
@@ -189,6 +188,23 @@ def simulate(  # noqa: PLR0913 - the parameters of a model, all but two of them 
         batch_wait_timeout_s=float(batch_wait_timeout_s),
         replicas=replicas,
     )
+
+
+def check_overhead(value: Any) -> None:
+    """Refuse what is no overhead.
+
+    Raises
+    ------
+    OptionError
+        When ``value`` is not milliseconds, 0 or more.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
+        raise OptionError(f"overhead_ms is {value!r}, but must be milliseconds, 0 or more.")
+
+
+def _check_seed(value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
+        raise OptionError(f"seed is {value!r}, but must be a whole number, 0 or more.")
 
 
 def _whole(name: str, value: Any) -> int:

@@ -106,6 +106,13 @@ class TestRefusals:
         with pytest.raises(OptionError, match="25"):
             plan_capacity(MODEL, 100, 22, overhead_ms=5)
 
+    def test_a_load_that_is_too_much(self) -> None:
+        """A load for which there are not replicas enough is no fault of the limit, and is not told as one."""
+        with pytest.raises(OptionError) as caught:
+            plan_capacity(MODEL, 1e9, 100)
+        assert "take more than 100,000 replicas; ask for less" in str(caught.value)
+        assert "lone" not in str(caught.value)
+
     @pytest.mark.parametrize(
         ("kwargs", "named"),
         [
@@ -113,6 +120,7 @@ class TestRefusals:
             ({"rate": math.inf}, "rate is inf"),
             ({"p99_ms": "fast"}, "p99_ms is 'fast'"),
             ({"largest_batch": 0}, "largest_batch is 0"),
+            ({"overhead_ms": "2"}, "overhead_ms is '2'"),
         ],
     )
     def test_what_can_not_be(self, kwargs: dict[str, Any], named: str) -> None:

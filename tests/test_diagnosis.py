@@ -353,7 +353,13 @@ class TestLatency:
 
     def test_predict(self) -> None:
         """An idle model that takes its time."""
-        assert latency_of(Run(size=8, fixed_s=0.05).open_loop(2)) == "predict"
+        lone = Run(size=8, fixed_s=0.05).open_loop(2).diagnose().latency
+        assert lone is not None
+        assert lone.cause == "predict"
+        assert "so only a faster model would help" in lone.sentence
+        shared = Run(size=8, fixed_s=0.05).bursts(4, 0.5).diagnose().latency
+        assert shared is not None
+        assert "a faster model or smaller batches would help" in shared.sentence
 
     def test_overhead(self) -> None:
         """A model that costs nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import sys
 from itertools import pairwise
 from typing import Any
@@ -97,6 +98,8 @@ class TestTimeline:
             "6 of 8 requests rode in 2 batches, 2 failed",
             "3 of 3 requests failed",
         ]
+        requests, batches = burst([1])
+        assert timeline(requests[:0], batches[:0]).get_title(loc="left") == "No requests"
 
     def test_batches_are_labelled(self) -> None:
         """Each batch is labelled with size and release reason; without a reason, with its size."""
@@ -105,8 +108,11 @@ class TestTimeline:
         assert texts(timeline(requests, batches.assign(release_reason=None))) == ["batch of 3", "batch of 2"]
 
     def test_too_many_labels_are_left_out(self) -> None:
-        """Labels never run into each other: of many tiny batches none is labelled."""
-        assert texts(timeline(*burst([2] * 150))) == []
+        """Labels never run into each other: of many tiny batches none is labelled, and what released them is summed up."""
+        requests, batches = burst([2] * 40)
+        ax = timeline(requests, batches)
+        assert ax.get_ylabel() == "requests, by batch"
+        assert texts(ax) == ["batches released: model free 100%"]
 
     def test_a_failure_has_a_cross(self) -> None:
         """Failed requests are marked at their end, and named in the legend."""
@@ -121,6 +127,21 @@ class TestTimeline:
             "overhead",
             "failed",
         ]
+
+    def test_what_was_stopped_is_no_failure(self) -> None:
+        """A probe that was interrupted has requests that were given up or never sent; the server failed none of them."""
+        requests, batches = burst([2], failed=1, unsent=3)
+        given_up = requests[requests["outcome"] == "cancelled"].head(1).assign(sent=0.0)
+        requests = pd.concat([requests, given_up], ignore_index=True)
+        ax = timeline(requests, batches)
+        assert ax.get_title(loc="left") == "2 of 7 requests rode in 1 batch, 1 failed, 4 cancelled"
+        (crosses,) = [line for line in ax.lines if line.get_marker() == "x"]
+        assert len(np.asarray(crosses.get_xdata())) == 1
+        legend = ax.get_legend()
+        assert legend is not None
+        assert [text.get_text() for text in legend.get_texts()][-2:] == ["stopped", "failed"]
+        alone = timeline(requests.assign(batch_id=None), batches[:0])
+        assert alone.get_title(loc="left") == "2 of 7 requests answered, 1 failed, 4 cancelled"
 
     def test_seconds_from_ten_on(self) -> None:
         """A long probe's axis is in seconds."""
@@ -165,6 +186,18 @@ class TestHistogram:
             *("1", "2", "3-4", "5-8", "9-16", "17-32", "33-64", "65-128"),
         ]
         assert [bar.get_height() for bar in ax.patches] == [1, 1, 1, 0, 0, 0, 2, 1]  # type: ignore[attr-defined] # rectangles
+
+    def test_names_do_not_touch(self) -> None:
+        """Beside a timeline, where there is little room, no name of a bar reaches into its neighbour's."""
+        for sizes in ([64], [40] * 3, [500], [16, 8], [32]):
+            requests, batches = burst(sizes)
+            figure = probe_figure(requests, batches)
+            figure.draw_without_rendering()
+            labels = [label for label in figure.axes[1].get_xticklabels() if label.get_text()]
+            if labels[0].get_rotation():
+                continue
+            boxes = [label.get_window_extent() for label in labels]
+            assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
     def test_the_limit_is_marked(self) -> None:
         """The deployment's limit is a line with its number, and the axis reaches it."""

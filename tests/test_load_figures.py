@@ -86,10 +86,31 @@ class TestDenseTimeline:
         label = timeline(requests, batches).get_ylabel()
         assert label == ("requests under way" if dense else "requests, by batch")
 
+    def test_bars_as_long_as_their_coloured_part_can_be_seen(self) -> None:
+        """Where requests wait long and are predicted in a moment, single bars would show the waiting alone."""
+        requests, batches = load(5000, 0.0, latency_ms=6000.0)
+        assert is_dense(requests)
+        assert not is_dense(requests.assign(predict_ms=np.nan))
+        assert timeline(requests, batches).get_ylabel() == "requests under way"
+
     def test_says_why_batches_were_released(self) -> None:
         """Where batches can't be labelled one by one, the shares of their reasons are told."""
         texts = [text.get_text() for text in timeline(*load(2000, 10)).texts]
         assert texts == ["batches released: full 50% · timeout 50%"]
+
+    def test_told_apart_in_print(self) -> None:
+        """What was not yet sent is as light as what waits, so it is hatched: in the picture and in its legend."""
+        requests, batches = load(2000, 10)
+        ax = timeline(requests.assign(planned=requests["planned"] - 0.5), batches)
+        assert [part.get_hatch() for part in ax.collections].count("//") == 1
+        legend = ax.get_legend()
+        assert legend is not None
+        hatches = {
+            text.get_text(): patch.get_hatch()
+            for text, patch in zip(legend.get_texts(), legend.get_patches(), strict=True)
+        }
+        assert hatches["not yet sent"] == "//"
+        assert hatches["waiting"] is None
 
     def test_failures_are_marked(self) -> None:
         """Each failure has a cross there too."""
@@ -135,7 +156,20 @@ class TestLatencyCurve:
 
     def test_without_answers(self) -> None:
         """Nothing to draw is said in the title."""
-        assert latency_curve({"": load(4, 1, failed=4)[0]}).get_title(loc="left") == "No answers"
+        failed, _ = load(4, 1, failed=4)
+        assert latency_curve({"": failed}).get_title(loc="left") == "No answers"
+        assert latency_curve({"": failed}, open_loop=True).get_legend() is None
+        assert latency_curve({"before": failed, "after": failed}).get_legend() is None
+
+    def test_failures_are_told(self) -> None:
+        """The curve is that of the answers, so the title says how many requests got none."""
+        ax = latency_curve({"": load(200, 1, failed=20)[0]})
+        assert ax.get_title(loc="left").endswith("of 180 answers came within 31 ms; 20 requests failed")
+
+    def test_figures_have_room(self) -> None:
+        """Above a level curve there is room for the figures, which would else stand in the title."""
+        ax = latency_curve({"": load(200, 1)[0].assign(total_ms=np.linspace(29.9, 30, 200))})
+        assert ax.get_ylim()[1] > 1.05 * 30
 
 
 class TestParts:
@@ -155,8 +189,27 @@ class TestParts:
 
     def test_a_bar_a_step(self) -> None:
         """Each step has its bar, named by its rate."""
-        ax = time_parts(load(50, 1)[0], RAMP)
+        requests, _ = load(50, 1)
+        ax = time_parts(requests.assign(step=np.arange(50) // 10), RAMP)
         assert [label.get_text() for label in ax.get_xticklabels()] == ["50", "100", "200", "300", "400"]
+
+    def test_steps_of_a_server_that_tells_nothing(self) -> None:
+        """Its bars are as high as the latency too; a step without an answer says so."""
+        requests, _ = load(50, 1)
+        nan = dict.fromkeys(("queue_ms", "predict_ms", "overhead_ms"), np.nan)
+        silent = requests.assign(step=np.arange(50) // 25, total_ms=30.0, **nan)
+        ax = time_parts(silent, RAMP[:3].assign(**nan))
+        assert [text.get_text() for text in ax.texts] == ["30.0", "30.0", "no answers"]
+
+    def test_a_silence_stays_empty(self) -> None:
+        """Where nothing was answered, the course over time has nothing: not what was before it."""
+        requests, _ = load(1000, 10)
+        quiet = requests.assign(outcome=np.where(requests["planned"] > 5, "timeout", "ok"))
+        ax = time_parts(quiet, steps((100, 100, 30)))
+        assert ax.get_xlim()[1] == 10
+        heights = [path.vertices for part in ax.collections for path in part.get_paths()]
+        right = np.concatenate(heights)
+        assert right[(right[:, 0] > 5.5), 1].max(initial=0) == 0
 
     def test_of_a_server_that_tells_nothing(self) -> None:
         """Without the server's figures all the time is spent outside of what is known."""
@@ -171,8 +224,22 @@ class TestThroughput:
         """It is where throughput over latency is largest."""
         assert knee(RAMP) == 2
         ax = throughput_curve(RAMP)
-        assert ax.get_title(loc="left") == "Up to 200 requests a second, p99 stays at 30 ms"
+        assert ax.get_title(loc="left") == "The knee: 200 requests a second, with a p99 of 30 ms"
         assert "knee" in [text.get_text() for text in ax.texts]
+
+    def test_the_knee_s_step_is_named(self) -> None:
+        """A step without an answer moves no other, and does not hide the p99 of those that have one."""
+        lost = RAMP.copy()
+        lost.loc[0, ["p50_ms", "p99_ms"]] = np.nan
+        assert knee(lost) == 2
+        title = throughput_curve(lost).get_title(loc="left")
+        assert title == "The knee: 200 requests a second, with a p99 of 30 ms"
+        few = RAMP.copy()
+        few.loc[0, "p99_ms"] = np.nan  # too few answers for it: all steps are judged by the median
+        assert (
+            throughput_curve(few).get_title(loc="left")
+            == "The knee: 200 requests a second, with a p50 of 15 ms"
+        )
 
     def test_no_knee_yet(self) -> None:
         """A ramp that ends before the knee says so, and marks none."""

@@ -102,6 +102,14 @@ class TestNoFit:
         with pytest.raises(FitError, match="All 9 batches have 8 rows"):
             fit_service_time([record(8, 20.0)] * 9)
 
+    @pytest.mark.parametrize("batches", [None, "batches", 5, [1, 2]])
+    def test_no_batches_at_all(self, batches: Any) -> None:
+        """What holds no batches, as the result of a probe itself, is refused with what to give instead."""
+        with pytest.raises(
+            FitError, match=r"is none; give those of service\.batches\(\) or of a probe's result"
+        ):
+            fit_service_time(batches)
+
     def test_a_frame_of_something_else(self) -> None:
         """A frame without rows, as of a bare URL, is refused with a sentence."""
         with pytest.raises(FitError, match="no column 'rows'"):

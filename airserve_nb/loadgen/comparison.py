@@ -73,7 +73,7 @@ def _figures(summary: ProbeSummary) -> pd.Series[float]:
     return pd.Series(
         {
             "requests": summary.requests,
-            "failed": summary.failed,
+            "failed": summary.failed - summary.cancelled,
             "requests a second": summary.requests_per_s,
             **latencies,
             "queue ms": summary.mean_queue_ms,

@@ -1,11 +1,13 @@
-"""How many connections this process may have open."""
+"""How many requests a probe can hold, and how many connections this process may have open."""
 
 from __future__ import annotations
 
 import contextlib
 
-__all__ = ["allow_many_connections", "most_connections"]
+__all__ = ["MOST_REQUESTS", "allow_many_connections", "most_connections"]
 
+MOST_REQUESTS = 2_000_000
+"""More would not fit: each is some hundred bytes in three places."""
 MOST = 20_000
 """A host has some 28,000 ports for connections to one server."""
 SPARE_FILES = 32

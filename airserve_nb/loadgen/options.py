@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from airserve_nb.errors import ProbeError
+from airserve_nb.loadgen.limits import MOST_REQUESTS
 
 __all__ = ["LoadPlan", "ProbeOptions", "read_options", "seconds"]
 
-MOST_REQUESTS = 2_000_000
-"""More would not fit: each is some hundred bytes in three places."""
+HAIR = 1e-9
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|min|m|h)?\s*")
 Floats = npt.NDArray[np.float64]
@@ -77,7 +77,8 @@ class LoadPlan:
         """Return the times of one step, from its start."""
         count = self.requests
         if self.arrivals == "constant":
-            return np.arange(count or math.ceil((self.duration_s or 0.0) * rate)) / rate
+            # 1.1 s at 10 a second are 11 requests, though 1.1 * 10 is a hair more.
+            return np.arange(count or math.ceil((self.duration_s or 0.0) * rate - HAIR)) / rate
         # Each step has a stream of its own: another first rate does not change the second one's arrivals.
         random = np.random.default_rng([self.seed, number])
         if count is not None:
@@ -131,6 +132,8 @@ def read_options(
         raise ProbeError(
             f"There are both requests={requests} and duration={duration!r}, but either ends the probe; leave one out."
         )
+    # A whole number of NumPy's has no JSON form.
+    requests, concurrency = (None if one is None else int(one) for one in (requests, concurrency))
     limits: dict[str, Any] = {"timeout_s": float(timeout_s), "concurrency": concurrency}
     if rate is not None:
         return _open(rate, requests, duration_s, arrivals, seed, limits)
@@ -172,7 +175,7 @@ def _open(
         raise ProbeError("There are both a rate and the times of arrivals; leave one out.")
     if arrivals not in {"poisson", "constant"}:
         raise ProbeError(f'arrivals is {arrivals!r}; give "poisson", "constant" or a list of seconds.')
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ProbeError(f"seed is {seed!r}; give a whole number from 0 on.")
     if len(rates) > 1 and duration_s is None:
         raise ProbeError('rate has several steps, so say how long each takes, such as duration="10s".')
@@ -210,6 +213,8 @@ def seconds(name: str, value: Any) -> float:
 
 
 def _rates(rate: Any) -> tuple[float, ...]:
+    if isinstance(rate, np.ndarray):
+        rate = rate.tolist()  # of no dimension: a number
     rates = list(rate) if isinstance(rate, Iterable) and not isinstance(rate, str) else [rate]
     if not rates:
         raise ProbeError(
@@ -221,6 +226,8 @@ def _rates(rate: Any) -> tuple[float, ...]:
 
 
 def _times(arrivals: Iterable[Any]) -> tuple[float, ...]:
+    if not isinstance(arrivals, Iterable):
+        raise ProbeError(f'arrivals is {arrivals!r}; give "poisson", "constant" or a list of seconds.')
     # One more than may be: an endless iterator must end.
     times = list(itertools.islice(arrivals, MOST_REQUESTS + 1))
     if not times:

@@ -46,6 +46,7 @@ class ProbeResult:
     target: str
     """Name of the deployment, or the path of a bare URL."""
     url: str
+    """Where the requests went; without a user and password that were in it."""
     requests: pd.DataFrame
     """One row a request, in the order of the plan.
 
@@ -101,12 +102,13 @@ class ProbeResult:
     def steps(self) -> pd.DataFrame:
         """Return one row a step of rates; one row in all without steps.
 
-        ``rate`` (planned requests a second; NaN in a closed loop), ``requests``, ``ok``, ``failed``,
-        ``requests_per_s`` (successful answers that came within the step, a second), ``p50_ms``, ``p99_ms`` (of the
+        ``rate`` (planned requests a second; NaN in a closed loop), ``requests``, ``ok``, ``failed`` (without
+        those that a stopped probe gave up), ``requests_per_s`` (successful answers that came within the step, a second; NaN of a step that a stopped probe
+        never came to), ``p50_ms``, ``p99_ms`` (of the
         latency; NaN with too few samples), ``late_ms``, ``queue_ms``, ``predict_ms``, ``overhead_ms`` (means;
         ``late_ms`` is how long a request waited to be sent), ``mean_batch_size``.
         """
-        return step_table(self.requests, self.plan, self.elapsed_s)
+        return step_table(self.requests, self.plan, self.elapsed_s, interrupted=self.interrupted)
 
     # -- deciding -------------------------------------------------------------------------------
 
@@ -119,7 +121,18 @@ class ProbeResult:
             The later one.
         labels
             What to call the two.
+
+        Raises
+        ------
+        ProbeError
+            When ``other`` is no result, or the labels are not two different texts.
         """
+        if not isinstance(other, ProbeResult):
+            raise ProbeError(
+                f"A result is compared with another one, and got {other!r}; give what probe() returned."
+            )
+        if isinstance(labels, str) or len(labels) != 2 or labels[0] == labels[1]:  # noqa: PLR2004 - before and after
+            raise ProbeError(f'labels is {labels!r}; give two different texts, such as ("before", "after").')
         return Comparison(before=self, after=other, labels=labels)
 
     def assert_slo(
@@ -137,7 +150,8 @@ class ProbeResult:
         Parameters
         ----------
         p50_ms, p90_ms, p99_ms, p999_ms
-            Milliseconds that so many percent of the successful answers' latencies may reach.
+            Milliseconds that so many percent of the successful answers' latencies may reach. Without an ``error_rate`` a
+            failed request counts as one that takes longer.
         error_rate
             Share of the requests, from 0 to 1, that may fail; those that a stopped probe cancelled do not count.
         requests_per_s
@@ -178,10 +192,14 @@ class ProbeResult:
         )
 
     def fit_service_time(self, *, seed: int = 0) -> ServiceTime:
-        """Fit how long a batch takes by its rows, to the batches of this probe; see ``airserve_nb.fit_service_time``."""
+        """Fit how long a batch takes by its rows, to the batches of this probe; see ``airserve_nb.fit_service_time``.
+
+        Batches that answered none of the requests do not count: their call of predict failed.
+        """
         from airserve_nb.service_time import fit_service_time
 
-        return fit_service_time(self.batches, seed=seed)
+        answered = self.requests.loc[self.requests["outcome"] == "ok", "batch_id"]
+        return fit_service_time(self.batches[self.batches["batch_id"].isin(set(answered))], seed=seed)
 
     # -- keeping --------------------------------------------------------------------------------
 

@@ -72,8 +72,10 @@ def _mark(summary: ProbeSummary) -> str:
 def _figures(summary: ProbeSummary) -> list[tuple[str, str]]:
     """Return names and texts of the table above the picture."""
     pairs = [("of " + counted(summary.requests, "request") + " ok", str(summary.ok))]
-    if summary.failed:
-        pairs.append(("failed", str(summary.failed)))
+    failed = summary.failed - summary.cancelled
+    pairs += [
+        (word, str(count)) for word, count in (("failed", failed), ("cancelled", summary.cancelled)) if count
+    ]
     if summary.batches:
         pairs.append(("batch" if summary.batches == 1 else "batches", str(summary.batches)))
         pairs.append(("requests a batch", f"{summary.mean_batch_size:.1f}"))

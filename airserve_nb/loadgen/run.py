@@ -126,12 +126,23 @@ async def probe_async(target: Any, payload: Any = None, **options: Unpack[ProbeO
     target, payload, **options
         As for :func:`probe`.
     """
-    running = await asyncio.to_thread(start_probe, target, payload, **options)
+    starting = asyncio.ensure_future(asyncio.to_thread(start_probe, target, payload, **options))
+    try:
+        running = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        starting.add_done_callback(_cancel_started)
+        raise
     try:
         return await asyncio.shield(asyncio.wrap_future(running._flight.future))  # noqa: SLF001 - ours
     except asyncio.CancelledError:
         running.cancel()
         raise
+
+
+def _cancel_started(starting: asyncio.Future[RunningProbe]) -> None:
+    """Stop a probe that had begun when nobody wanted it any more."""
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().cancel()
 
 
 def start_probe(target: Any, payload: Any = None, **options: Unpack[ProbeOptions]) -> RunningProbe:
@@ -196,7 +207,7 @@ def _finisher(aim: Aim, load: LoadPlan, steps: npt.NDArray[np.int64] | None) -> 
         batches = batch_table(table, run, found)
         return ProbeResult(
             target=aim.name,
-            url=aim.url,
+            url=aim.shown,  # the result is shown, and saved in notebooks
             requests=table,
             batches=batches,
             elapsed_s=run.elapsed_s,

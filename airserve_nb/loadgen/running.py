@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import wait
@@ -152,15 +153,13 @@ class RunningProbe:
 
         A first interrupt stops it and returns what there is; a second one gives up on that too.
         """
-        line = LiveLine()
         try:
-            while not self.done:
-                wait([self._flight.future], SLICE_S)
-                line.show(str(self.progress))
-        except KeyboardInterrupt:
+            with contextlib.closing(LiveLine()) as line:
+                while not self.done:
+                    wait([self._flight.future], SLICE_S)
+                    line.show(str(self.progress))
+        except KeyboardInterrupt:  # also while the line is made or taken away
             self.cancel()
-        finally:
-            line.close()
         try:
             return self.result()
         except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from collections import Counter, deque
 
 from airserve_nb.loadgen.address import Address
 from airserve_nb.loadgen.alarm import Alarm
-from airserve_nb.loadgen.limits import most_connections
+from airserve_nb.loadgen.limits import MOST_REQUESTS, most_connections
 from airserve_nb.loadgen.outcomes import OutcomeKind, Outcomes, Run
 from airserve_nb.loadgen.plan import Plan
 from airserve_nb.loadgen.selfwatch import SelfWatch
@@ -72,7 +72,8 @@ class Sender:
         self._zero = time.perf_counter()
         started_at = time.time()
         self._watch.start()
-        self._start()
+        if not stop.is_set():  # it may have been, while connecting
+            self._start()
         waiting = [asyncio.ensure_future(self._done.wait()), asyncio.ensure_future(stop.wait())]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -153,7 +154,9 @@ class Sender:
     def _pump(self) -> None:
         """Send what is due in an open loop, and set the alarm for what comes next."""
         planned = self.outcomes.planned
-        while self._next < len(planned):
+        while (
+            self._next < len(planned) and not self._done.is_set()
+        ):  # a call may be left over from before the end
             lag = self.now() - planned[self._next]
             if lag < 0:
                 self._pacer.set(self._zero + planned[self._next])
@@ -200,11 +203,8 @@ class Sender:
             return request
         now = self.now()
         limit, until = self._plan.requests, self._plan.duration_s
-        if (
-            (limit is not None and self._next >= limit)
-            or (until is not None and now >= until)
-            or self._done.is_set()
-        ):
+        most = MOST_REQUESTS if limit is None else limit
+        if self._next >= most or (until is not None and now >= until) or self._done.is_set():
             return -1
         request = self._next
         self._next += 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
+
 from airserve_nb.errors import ProbeError, SloMissedError
 from airserve_nb.loadgen.summary import PERCENTILES, ProbeSummary, counted
 
@@ -35,7 +37,7 @@ def check_slo(
         raise ProbeError("There is no objective; give one, such as assert_slo(p99_ms=50, error_rate=0.001).")
     missed = [
         *_errors(summary, error_rate),
-        *_latencies(summary, limits),
+        *_latencies(summary, limits, failures_too=error_rate is None),
         *_throughput(summary, requests_per_s),
     ]
     if missed:
@@ -47,12 +49,21 @@ def check_slo(
         raise SloMissedError(f"{target} missed {'; '.join(missed)}.{limited}", deployment=target)
 
 
-def _latencies(summary: ProbeSummary, limits: Mapping[str, float]) -> list[str]:
+def _latencies(summary: ProbeSummary, limits: Mapping[str, float], *, failures_too: bool) -> list[str]:
     found = {one.name: one for one in summary.percentiles}
+    asked, failed = _asked(summary)
     missed = []
     for name, limit in limits.items():
         _check_number(f"{name.replace('.', '')}_ms", limit)
         ms = found[name].ms
+        beyond = 1 - PERCENTILES[name]
+        too_many = failures_too and failed > beyond * asked
+        if too_many and (ms is None or ms <= limit):
+            missed.append(
+                f"{name} of {limit:g} ms: {failed} of {counted(asked, 'request')} failed, and only {beyond:.3g} of "
+                "all may take longer (give an error_rate to judge failures apart)"
+            )
+            continue
         if ms is None:
             needed = 1 if name == "p50" else round(1 / (1 - PERCENTILES[name]))
             raise ProbeError(
@@ -66,12 +77,19 @@ def _latencies(summary: ProbeSummary, limits: Mapping[str, float]) -> list[str]:
     return missed
 
 
+def _asked(summary: ProbeSummary) -> tuple[int, int]:
+    """Return how many requests there were, and how many failed, without those that a stopped probe gave up."""
+    asked = summary.requests - summary.cancelled
+    return asked, asked - summary.ok
+
+
 def _errors(summary: ProbeSummary, limit: float | None) -> list[str]:
     if limit is None:
         return []
     _check_number("error_rate", limit)
-    asked = summary.requests - summary.cancelled
-    failed = asked - summary.ok
+    if limit > 1:
+        raise ProbeError(f"error_rate is {limit!r}; give a share of the requests, from 0 to 1.")
+    asked, failed = _asked(summary)
     if failed > limit * asked:
         most = f", mostly: {summary.most_frequent_error.rstrip('.')}" if summary.most_frequent_error else ""
         return [
@@ -96,5 +114,5 @@ def _throughput(summary: ProbeSummary, limit: float | None) -> list[str]:
 
 
 def _check_number(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < math.inf:
         raise ProbeError(f"{name} is {value!r}; give a number, 0 or more.")

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from airserve_nb.loadgen.limits import MOST_REQUESTS
 from airserve_nb.loadgen.options import LoadPlan
 from airserve_nb.loadgen.outcomes import ClientReport
 from airserve_nb.loadgen.records import ServerRecords
@@ -138,6 +139,8 @@ class ProbeSummary:
                 f"{counted(client.held_back, 'request')} had to wait for one of {client.most_in_flight} in flight to end, "
                 f"{client.held_back_ms:.0f} ms at most; that time is in their latency."
             )
+        if self.plan.kind == "closed" and self.plan.requests is None and self.requests >= MOST_REQUESTS:
+            found.append(f"It ended early, with the {MOST_REQUESTS:,} requests that a probe can hold.")
         return found
 
     def _record_remarks(self) -> list[str]:
@@ -209,7 +212,8 @@ def summarise(
     """Make the summary of the two frames of a ``ProbeResult`` and what is known besides."""
     kinds = Counter(requests["outcome"])
     good = requests[requests["outcome"] == "ok"]
-    errors = Counter(requests["error"].dropna()).most_common(1)
+    failed = requests[requests["outcome"] != "cancelled"]
+    errors = Counter(failed["error"].dropna()).most_common(1)
     latencies = _percentiles(good["total_ms"])
     return ProbeSummary(
         requests=len(requests),

@@ -33,6 +33,8 @@ Setting = tuple[int, float]
 
 FEWEST_FINALISTS = 3
 """So many settings are measured to the end, where there are as many: one is no comparison."""
+FEWEST_REQUESTS = 10
+"""In a probe: with fewer, a round of random arrivals might have none at all."""
 SHORTEST_S = 0.2
 """Of a probe: less says nothing of any setting."""
 
@@ -57,8 +59,8 @@ def sweep(  # noqa: PLR0913 - the grid, and the options of its load, all by name
     them too, while this runs.
 
     *What is stopped early.* A probe ends before its time when the service can't keep up under its setting: when for
-    a second the requests under way are more than it answers in a second (or in half the length of the probe, where
-    that is longer). Such a setting is out. After each round but the last, the half with the higher p99 is out too (the steady one, see
+    a second (a quarter of the probe's length, where that is longer) the requests under way are more than it answers in
+    a second (half of that length, where that is longer). Such a setting is out. After each round but the last, the half with the higher p99 is out too (the steady one, see
     ``SweepResult.table``), as long as three are left. The time of a round is shared by those that are in it, so they are
     measured longer and longer. With ``halving=False`` all that keep up stay.
 
@@ -112,22 +114,29 @@ def sweep(  # noqa: PLR0913 - the grid, and the options of its load, all by name
     except KeyboardInterrupt:
         run.interrupted = True
     finally:
+        _put_back(service, before)
         run.line.close()
-        service.set_batching(
-            max_batch_size=before.max_batch_size, batch_wait_timeout_s=before.batch_wait_timeout_s
-        )
     return SweepResult(
         target=service.name,
         trials=tuple(
             Trial(*setting, tuple(run.probes.get(setting, ())), setting in run.beyond) for setting in grid
         ),
         replicas=service.replicas,
-        rate=None if rate is None else float(rate),
+        rate=run.rate,
         concurrency=concurrency,
         elapsed_s=time.monotonic() - started,
         interrupted=run.interrupted,
         before=before,
     )
+
+
+def _put_back(service: Any, before: BatchSettings) -> None:
+    limits = {"max_batch_size": before.max_batch_size, "batch_wait_timeout_s": before.batch_wait_timeout_s}
+    try:
+        service.set_batching(**limits)
+    except KeyboardInterrupt:  # of somebody in a hurry, who does not want another's setting either
+        service.set_batching(**limits)
+        raise
 
 
 def _settings(service: Any) -> BatchSettings:
@@ -150,7 +159,7 @@ def _whole(rounds: Any) -> int:
 def _grid(before: BatchSettings, sizes: Any, waits: Any) -> list[Setting]:
     """Return each combination once, checked."""
     values = [
-        list(dict.fromkeys(one)) if isinstance(one, Iterable) and not isinstance(one, str) else [one]
+        list(one) if isinstance(one, Iterable) and not isinstance(one, str) else [one]
         for one in (sizes, waits)
     ]
     if not all(values):
@@ -158,7 +167,7 @@ def _grid(before: BatchSettings, sizes: Any, waits: Any) -> list[Setting]:
     grid = list(itertools.product(*values))
     for size, wait in grid:
         before.changed({"max_batch_size": size, "batch_wait_timeout_s": wait})
-    return [(int(size), float(wait)) for size, wait in grid]
+    return list(dict.fromkeys((int(size), float(wait)) for size, wait in grid))
 
 
 @dataclass
@@ -174,6 +183,8 @@ class _Run:
     beyond: set[Setting] = field(default_factory=set)
     """Settings that can't keep up."""
     interrupted: bool = False
+    rate: float | None = None
+    """Requests a second; None of a closed loop."""
     line: LiveLine = field(default_factory=LiveLine)
 
     def check(self, settings: int) -> None:
@@ -191,6 +202,18 @@ class _Run:
         if len(plan.rates) > 1:
             raise ProbeError(
                 f"rate is {self.load['rate']!r}, but a sweep takes one rate; sweep once for each."
+            )
+        if plan.rates:
+            self.load["rate"] = self.rate = plan.rates[0]
+            self._check_enough(settings, plan.rates[0])
+
+    def _check_enough(self, settings: int, rate: float) -> None:
+        """Refuse a load of which a probe would have next to nothing."""
+        each = rate * self.round_s / settings
+        if each < FEWEST_REQUESTS:
+            raise ProbeError(
+                f"At {rate:g} req/s each of {settings} settings has {each:.2g} requests in the first round, but it takes "
+                f"{FEWEST_REQUESTS} or more to tell them apart; give a longer duration, fewer settings or fewer rounds."
             )
 
     def all_rounds(self, grid: Sequence[Setting], rounds: int, *, halving: bool) -> None:

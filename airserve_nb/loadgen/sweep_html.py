@@ -18,6 +18,7 @@ _HEADS = (
     "wait",
     "p50",
     "p99",
+    "steady p99",
     "answers",
     "a second",
     "mean batch",

@@ -126,8 +126,8 @@ class SweepResult:
         these are), ``requests_per_s`` (successful answers a second), ``model_requests_per_s`` (the same, a second in which a
         model predicted), ``mean_batch_size``, ``utilisation`` (share of the time in which a model predicted), ``errors``
         (requests that failed), ``rounds`` (in how many it was; the worse half leaves after each), ``keeps_up`` (False:
-        stopped, because the service fell behind), ``front`` (no other has both a lower steady p99 and more answers a
-        second of model time).
+        stopped, because the service fell behind), ``front`` (it keeps up without an error, and no other that does has
+        both a lower steady p99 and more answers a second of model time).
         """
         frame = pd.DataFrame([trial.row(self.replicas) for trial in self.trials])
         frame["front"] = _front(frame)
@@ -136,9 +136,10 @@ class SweepResult:
     def recommend(self, p99_ms: float | None = None) -> Recommendation:
         """Return the best setting: of those that keep up without an error, the one with the lowest steady p99.
 
-        Of those that are within 5 % of it, which is as good, it is the one with the lowest p50. In a closed loop, where settings differ in throughput: of those whose steady p99 is at most ``p99_ms``, the one with
-        the most answers a second. Settings of the last round come first, for of the others less is known. Where none keeps
-        the limit, it is the one with the lowest, and says so.
+        Of those that are within 5 % of it, which is as good, it is the one with the lowest p50; never one that breaks the
+        limit where another keeps it. In a closed loop, where settings differ in throughput: of those whose steady p99 is at
+        most ``p99_ms``, the one with the most answers a second. Settings of the last round come first, for of the others
+        less is known. Where none keeps the limit, it is the one with the lowest, and says so.
 
         Parameters
         ----------
@@ -150,7 +151,11 @@ class SweepResult:
         ProbeError
             When no setting kept up, or for none there are the 100 answers that a p99 takes.
         """
-        if p99_ms is not None and (isinstance(p99_ms, bool) or not 0 < p99_ms < math.inf):
+        if p99_ms is not None and (
+            isinstance(p99_ms, bool)
+            or not isinstance(p99_ms, int | float | np.number)
+            or not 0 < p99_ms < math.inf
+        ):
             raise ProbeError(f"p99_ms is {p99_ms!r}; give milliseconds above 0.")
         table = self.table
         known = table[table["keeps_up"] & table["steady_p99_ms"].notna() & (table["errors"] == 0)]
@@ -161,11 +166,12 @@ class SweepResult:
             )
         known = known[known["rounds"] == known["rounds"].max()]
         fine = known[known["steady_p99_ms"] <= (math.inf if p99_ms is None else p99_ms)]
+        among = fine if len(fine) else known  # one that breaks the limit is not as good as one that keeps it
         if self.rate is None and len(fine):
             best = fine.loc[fine["requests_per_s"].idxmax()]
         else:
-            as_low = known["steady_p99_ms"] <= (1 + AS_LOW) * known["steady_p99_ms"].min()
-            best = known.loc[known[as_low]["p50_ms"].idxmin()]
+            as_low = among["steady_p99_ms"] <= (1 + AS_LOW) * among["steady_p99_ms"].min()
+            best = among.loc[among[as_low]["p50_ms"].idxmin()]
         return Recommendation(
             max_batch_size=int(best["max_batch_size"]),
             batch_wait_timeout_s=float(best["batch_wait_timeout_s"]),
@@ -258,7 +264,8 @@ class SweepResult:
 def _front(table: pd.DataFrame) -> list[bool]:
     """Tell for each setting whether none is better in one respect and as good in the other."""
     more, slow = table["model_requests_per_s"].to_numpy(), table["steady_p99_ms"].to_numpy()
-    usable = table["keeps_up"].to_numpy() & np.isfinite(slow) & np.isfinite(more)
+    fine = (table["keeps_up"] & (table["errors"] == 0)).to_numpy()
+    usable = fine & np.isfinite(slow) & np.isfinite(more)
     found = []
     for mine in range(len(table)):
         as_good = usable & (slow <= slow[mine]) & (more >= more[mine])

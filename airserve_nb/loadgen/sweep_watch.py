@@ -17,6 +17,8 @@ __all__ = ["Behind", "Seen", "is_behind", "watch"]
 SLICE_S = 0.1
 FOR_GOOD_S = 1.0
 """A machine that stops for a moment leaves a backlog too, but that is worked off."""
+FOR_GOOD = 0.5
+"""Of the patience, where that is longer: a model that takes seconds answers in lumps, with nothing in between."""
 
 
 @dataclass(frozen=True)
@@ -58,24 +60,26 @@ class Behind:
 
     def __init__(self, patience_s: float) -> None:
         self._patience_s = patience_s
+        self._for_good_s = max(FOR_GOOD_S, FOR_GOOD * patience_s)
         self._since: float | None = None
 
     def for_good(self, progress: ProbeProgress, now: float) -> bool:
-        """Tell whether it has been behind for a second without a break; ``now`` in seconds."""
+        """Tell whether it has been behind for long enough without a break; ``now`` in seconds."""
         if not is_behind(progress, self._patience_s):
             self._since = None
             return False
         if self._since is None:
             self._since = now
-        return now - self._since >= FOR_GOOD_S
+        return now - self._since >= self._for_good_s
 
 
 def is_behind(progress: ProbeProgress, patience_s: float) -> bool:
     """Tell whether the requests under way are more than what is answered in ``patience_s`` seconds.
 
-    By Little's law that is a latency beyond it, and in an open loop with a fixed rate it only grows.
+    By Little's law that is a latency beyond it, and in an open loop with a fixed rate it only grows. Before the first
+    answer it is not known what is answered in that time, unless it has gone by.
     """
-    if not progress.elapsed_s:
+    if not progress.elapsed_s or (not progress.ended and progress.elapsed_s < patience_s):
         return False
-    answered = max(progress.requests_per_s, progress.ended / progress.elapsed_s)
-    return progress.in_flight > patience_s * answered
+    # On average since the start: of a moment's rate a lump of answers would be the best.
+    return progress.in_flight > patience_s * progress.ended / progress.elapsed_s

@@ -24,6 +24,11 @@ class Aim:
     service: Any = None
     """The service that keeps the records; None of a bare URL."""
 
+    @property
+    def shown(self) -> str:
+        """The URL as it may be read by others: without the user and password in it."""
+        return _without_user(self.url)
+
 
 def aim_at(target: Any) -> Aim:
     """Take a ``Service``, or a URL.
@@ -70,6 +75,11 @@ def _checked_url(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, path or "/", query, ""))
 
 
+def _without_user(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
 def messages_for(aim: Aim, payload: Any, count: int) -> list[Message]:
     """Return the messages of ``count`` requests, to be taken in turns.
 
@@ -99,7 +109,7 @@ def _simplest_request(aim: Aim) -> Message:
     except AirServeError as error:
         reason = f"its schema says: {error}"
     except (LookupError, TypeError, ValueError, AttributeError):
-        reason = f"{schema_url} is no OpenAPI schema."
+        reason = f"{_without_user(schema_url)} is no OpenAPI schema."
     else:
         cookies = arguments.pop("cookies", None)
         if cookies:
@@ -118,8 +128,8 @@ def _fetch_schema(schema_url: str) -> dict[str, Any]:
             session.trust_env = False  # a proxy for the internet is no way to 127.0.0.1
             answer = session.get(schema_url, timeout=10)
     except http.RequestException as error:
-        raise ProbeError(f"{schema_url} gives no answer.") from error
+        raise ProbeError(f"{_without_user(schema_url)} gives no answer.") from error
     if not answer.ok:
-        raise ProbeError(f"{schema_url} answers HTTP {answer.status_code}.")
+        raise ProbeError(f"{_without_user(schema_url)} answers HTTP {answer.status_code}.")
     schema: dict[str, Any] = answer.json()
     return schema

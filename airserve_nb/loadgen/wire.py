@@ -129,7 +129,8 @@ class Connection(asyncio.Protocol):
         """Keep the few that are wanted."""
         key = name.lower()
         if key in _KEPT_HEADERS:
-            self.headers[key] = value
+            before = self.headers.get(key) if key == b"server-timing" else None  # a proxy may add its own
+            self.headers[key] = value if before is None else before + b", " + value
         elif key in {b"content-length", b"transfer-encoding"}:
             self._sized = True
 

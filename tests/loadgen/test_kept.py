@@ -6,6 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,6 +14,7 @@ from airserve_nb.errors import ProbeError
 from airserve_nb.loadgen.comparison import Comparison
 from airserve_nb.loadgen.result import ProbeResult
 from airserve_nb.loadgen.run import probe
+from airserve_nb.loadgen.steps import step_table
 
 if TYPE_CHECKING:
     from tests.loadgen.conftest import ToyServer
@@ -83,6 +85,16 @@ class TestSteps:
         assert steps["requests_per_s"].tolist() == pytest.approx([60, 120], abs=8)
         assert steps.late_ms.notna().all()
 
+    def test_a_step_that_was_stopped(self, result: ProbeResult) -> None:
+        """Of a probe that was interrupted a step counts as long as it went on, and not at all where it never began."""
+        for elapsed_s, expected in ((0.75, 120), (0.5, math.nan)):
+            requests = result.requests.copy()
+            requests.loc[requests["planned"] >= elapsed_s, "outcome"] = "cancelled"
+            table = step_table(requests, result.plan, elapsed_s, interrupted=True)
+            assert table["failed"].tolist() == [20, 20 if elapsed_s == 0.75 else 0]
+            stopped = table["requests_per_s"]
+            assert stopped.tolist() == pytest.approx([60, expected], abs=9, nan_ok=True)
+
     def test_without_steps(self, server: ToyServer) -> None:
         """A closed loop is one step without a rate."""
         steps = probe(server.url, 1, requests=20, concurrency=2).steps
@@ -92,6 +104,23 @@ class TestSteps:
     def test_batch_sizes_are_means_over_batches(self, server: ToyServer) -> None:
         """Two batches of four are of four on average."""
         assert probe(server.url, 1, requests=8).steps.mean_batch_size.tolist() == [pytest.approx(4)]
+
+
+def test_failed_batches_are_no_service_time(serve_local: Any) -> None:
+    """A call of predict that raised says nothing of how long one takes."""
+
+    def predict(rows: np.ndarray) -> np.ndarray:
+        if (rows < 0).any():
+            raise ValueError("negative")
+        return rows
+
+    service = serve_local(predict, name="picky", max_batch_size=2)
+    found = probe(
+        service, [{"array": [1.0]}, {"array": [-1.0]}, {"array": [2.0]}], requests=60, concurrency=3
+    )
+    good = set(found.requests.loc[found.requests["outcome"] == "ok", "batch_id"])
+    assert 0 < len(good) < len(found.batches)
+    assert found.fit_service_time().batches == len(good)
 
 
 class TestComparison:
@@ -106,6 +135,17 @@ class TestComparison:
         assert table.loc["failed", "new"] == 0
         assert math.isnan(table.loc["p99.9 ms", "change"])  # type: ignore[arg-type] # a number
         assert repr(comparison).splitlines()[0].split() == ["requests", "150", "->", "300", "+100%"]
+
+    @pytest.mark.parametrize("labels", ["ab", ("x",), ("x", "x"), ("x", "y", "z")])
+    def test_labels(self, result: ProbeResult, labels: Any) -> None:
+        """Two equal labels would be one column, so labels are two, and differ."""
+        with pytest.raises(ProbeError, match="give two different texts"):
+            result.compare(result, labels=labels)
+
+    def test_with_a_result_only(self, result: ProbeResult) -> None:
+        """Another thing, as a summary, is refused with a sentence."""
+        with pytest.raises(ProbeError, match=r"and got .*; give what probe\(\) returned"):
+            result.compare(result.summary())  # type: ignore[arg-type] # on purpose
 
     def test_in_a_notebook(self, result: ProbeResult) -> None:
         """It shows a table with escaped labels, and one picture with both."""

@@ -17,9 +17,11 @@ import pytest
 
 from airserve_nb.errors import ProbeError
 from airserve_nb.loadgen import launch
+from airserve_nb.loadgen.client import execute
 from airserve_nb.loadgen.launch import Flight, start_in_process, start_in_thread, start_plan
 from airserve_nb.loadgen.outcomes import Run
 from airserve_nb.loadgen.plan import Message, Plan
+from airserve_nb.loadgen.sender import Sender
 
 if TYPE_CHECKING:
     from tests.loadgen.conftest import ToyServer
@@ -218,6 +220,49 @@ def test_a_duration_ends_a_closed_loop(server: ToyServer, run: Runner) -> None:
     assert set(kinds(result)) == {"ok"}
     assert len(result.outcomes) == len(server.bodies) > 2
     assert max(result.outcomes.planned) < 0.3
+
+
+def test_a_closed_loop_does_not_outgrow_memory(server: ToyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the duration decides, it ends early with as many requests as a probe can hold."""
+    monkeypatch.setattr("airserve_nb.loadgen.sender.MOST_REQUESTS", 50)
+    endless = Plan((Message("GET", server.url, (), b""),), 5.0, duration_s=60.0, concurrency=2)
+    result = in_thread(endless).future.result(30)
+    assert kinds(result) == ["ok"] * 50
+    assert not result.interrupted
+
+
+@pytest.mark.parametrize("concurrency", [None, 2])
+def test_nothing_is_sent_when_stopped_before(server: ToyServer, concurrency: int | None) -> None:
+    """A probe that is stopped while it connects sends nothing, not even a burst."""
+
+    async def main() -> Run:
+        stop = asyncio.Event()
+        stop.set()
+        return await execute(plan(server.url, ["ok"] * 5, concurrency=concurrency), stop)
+
+    found = asyncio.run(main())
+    assert kinds(found) == ["cancelled"] * 5
+    assert found.interrupted
+    assert all(math.isnan(sent) for sent in found.outcomes.sent)
+    assert server.bodies == []
+
+
+def test_nothing_is_sent_after_the_end(server: ToyServer) -> None:
+    """A call that the stopped loop still held sends nothing: the requests are accounted for as never sent."""
+
+    async def main() -> tuple[Run, float]:
+        sender = Sender(replace(plan(server.url, ["ok"] * 2), planned=(0.0, 0.3)))
+        stop = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.1, stop.set)
+        found = await sender.run(stop)
+        await asyncio.sleep(0.3)
+        sender._pump()
+        await asyncio.sleep(0.05)
+        return found, sender.outcomes.sent[1]
+
+    found, sent = asyncio.run(main())
+    assert kinds(found) == ["ok", "cancelled"]
+    assert math.isnan(sent)
 
 
 def test_a_limit_in_an_open_loop_is_told(server: ToyServer, run: Runner) -> None:

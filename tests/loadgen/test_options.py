@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,13 @@ class TestTimes:
     def test_constant(self) -> None:
         """Constant arrivals are at equal distances from 0 on."""
         assert times(rate=4, duration=1, arrivals="constant").tolist() == [0, 0.25, 0.5, 0.75]
+
+    @pytest.mark.parametrize(("duration", "count"), [(0.07, 7), (0.55, 55), (0.5, 50), (0.125, 13)])
+    def test_constant_ends_with_its_duration(self, duration: float, count: int) -> None:
+        """No request is planned for the moment at which the duration ends: it would meet the next step's first."""
+        arrivals = times(rate=100, duration=duration, arrivals="constant")
+        assert len(arrivals) == count
+        assert arrivals[-1] < duration
 
     def test_a_number_of_requests_at_a_rate(self) -> None:
         """Without a duration the number of requests ends the plan."""
@@ -119,6 +128,8 @@ def test_in_words(options: dict[str, Any], text: str) -> None:
         ({"rate": 5, "arrivals": [0, 1]}, "both a rate and the times of arrivals"),
         ({"arrivals": "constant"}, "there is no rate"),
         ({"arrivals": []}, "arrivals is an empty list"),
+        ({"arrivals": 5}, "arrivals is 5; give"),
+        ({"arrivals": None}, "arrivals is None; give"),
         ({"arrivals": [0, -1]}, "arrivals has -1"),
         ({"arrivals": [0, "1"]}, "arrivals has '1'"),
         ({"arrivals": [0, 1], "requests": 2}, "leave out requests and duration"),
@@ -133,3 +144,11 @@ def test_refusals(options: dict[str, Any], words: str) -> None:
         read_options(**options)
     assert words in str(caught.value)
     assert str(caught.value).endswith(".")
+
+
+def test_numbers_of_numpy() -> None:
+    """What a frame or an array has summed up is a number too, and travels to the client as one."""
+    options: dict[str, Any] = {"requests": np.int64(5), "concurrency": np.int32(4), "seed": np.int64(3)}
+    load = read_options(rate=np.array(50.0), timeout_s=float(np.float32(2)), **options)
+    assert load == read_options(requests=5, concurrency=4, rate=50, seed=3, timeout_s=2)
+    assert json.loads(json.dumps(asdict(load)))["requests"] == 5

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from airserve_nb.loadgen.options import LoadPlan
 from airserve_nb.loadgen.result import ProbeResult
 
 
@@ -94,6 +95,21 @@ class TestSummary:
         assert str(result(["ok", "cancelled"], interrupted=True).summary()).startswith(
             "Interrupted: 1 of 2 requests"
         )
+        assert result(["ok", "cancelled"], interrupted=True).summary().most_frequent_error is None
+
+    def test_what_was_stopped_is_no_failure(self) -> None:
+        """The page of an interrupted probe counts what was given up apart from what failed."""
+        html = result(["ok", "timeout", "cancelled", "cancelled"], interrupted=True)._repr_html_()
+        assert '>1</div><div style="opacity:.7">failed</div>' in html
+        assert '>2</div><div style="opacity:.7">cancelled</div>' in html
+
+    def test_says_that_it_ended_early(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A closed loop that came to as many requests as a probe can hold says why it is shorter than asked for."""
+        plan = LoadPlan("closed", concurrency=2, duration_s=60)
+        full = dataclasses.replace(result(["ok"] * 20), plan=plan)
+        assert full.summary().remarks() == []
+        monkeypatch.setattr("airserve_nb.loadgen.summary.MOST_REQUESTS", 20)
+        assert full.summary().remarks() == ["It ended early, with the 20 requests that a probe can hold."]
 
 
 class TestRepr:

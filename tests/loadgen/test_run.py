@@ -104,6 +104,17 @@ class TestUrl:
         assert (result.target, result.url) == ("/toy", server.url)
         assert not result.interrupted
 
+    def test_a_password_is_not_shown(self, server: ToyServer) -> None:
+        """What a URL holds for its server alone reaches the server, and neither the page nor the text of a result."""
+        url = server.url.replace("://", "://me:secret@")
+        found = probe(url, 1, requests=1)
+        assert found.url == server.url
+        assert "Authorization: Basic bWU6c2VjcmV0" in server.heads[0]
+        assert "secret" not in found._repr_html_() + found.to_json()
+        with pytest.raises(ProbeError) as caught:
+            probe(url)
+        assert "secret" not in str(caught.value)
+
     def test_a_foreign_server(self, server: ToyServer) -> None:
         """Any HTTP endpoint can be probed; what it does not tell is empty."""
         server.timing = False

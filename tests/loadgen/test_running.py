@@ -91,12 +91,57 @@ class TestHandle:
         )
         assert threading.active_count() <= before
 
+    def test_a_task_cancelled_while_it_starts(
+        self, server: ToyServer, monkeypatch: pytest.MonkeyPatch, eventually: Any
+    ) -> None:
+        """A probe that begins when its task is cancelled already is stopped as well: nobody would ever see it."""
+        begun, go_on, there = threading.Event(), threading.Event(), threading.Event()
+        started = []
+
+        def slow(*args: Any, **options: Any) -> Any:
+            begun.set()
+            assert go_on.wait(30)
+            started.append(start_probe(*args, **options))
+            there.set()
+            return started[0]
+
+        monkeypatch.setattr("airserve_nb.loadgen.run.start_probe", slow)
+
+        async def cell() -> None:
+            task = asyncio.ensure_future(probe_async(server.url, [{"do": "hang"}], requests=1))
+            await asyncio.to_thread(begun.wait, 30)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            go_on.set()
+            await asyncio.to_thread(there.wait, 30)
+            await asyncio.to_thread(started[0].result, 30)
+
+        asyncio.run(cell())
+        assert started[0].result().interrupted
+
     def test_refusals_come_at_once(self, server: ToyServer) -> None:
         """What can't be planned is refused where it is asked for, by each of the three."""
         with pytest.raises(ProbeError, match="say how to send"):
             start_probe(server.url, 1, duration="1s")
         with pytest.raises(ProbeError, match="say how to send"):
             asyncio.run(probe_async(server.url, 1, duration="1s"))
+
+
+@pytest.mark.parametrize("moment", ["__init__", "close"])
+def test_an_interrupt_at_the_line_s_ends(
+    server: ToyServer, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """An interrupt that comes while the line of progress is made, or taken away, loses no result either."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"airserve_nb.loadgen.running.LiveLine.{moment}", interrupted)
+    orders = HELD if moment == "__init__" else [{"do": "ok"}]
+    result = probe(server.url, orders, requests=len(orders), concurrency=2)
+    assert len(result.requests) == len(orders)
+    assert result.interrupted is (moment == "__init__")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends itself a POSIX signal")

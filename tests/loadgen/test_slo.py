@@ -79,6 +79,7 @@ def test_missed(objectives: dict[str, Any], words: str) -> None:
         (9, {}, "There is no objective"),
         (9, {"p50_ms": "fast"}, "p50_ms is 'fast'"),
         (9, {"error_rate": -1}, "error_rate is -1"),
+        (9, {"error_rate": 5}, "error_rate is 5; give a share of the requests, from 0 to 1"),
     ],
 )
 def test_too_few_to_say(count: int, objectives: dict[str, Any], words: str) -> None:
@@ -93,3 +94,21 @@ def test_a_miss_is_a_miss_with_few_samples_too() -> None:
     """That one of ten failed is enough to say that an error rate of a thousandth was missed."""
     with pytest.raises(SloMissedError, match="1 of 10 requests failed"):
         result(9, failed=1).assert_slo(error_rate=0.001)
+
+
+def test_failures_are_not_quick() -> None:
+    """That the answers which came were quick does not hide that more failed than may be slow."""
+    found = result(failed=20)
+    with pytest.raises(
+        SloMissedError, match=r"p99 of 100 ms: 20 of 1020 requests failed, and only 0\.01 of all"
+    ):
+        found.assert_slo(p99_ms=100)
+    found.assert_slo(p90_ms=100)
+    found.assert_slo(p99_ms=100, error_rate=0.05)
+    with pytest.raises(SloMissedError, match="p50 of 100 ms: 10 of 10 requests failed"):
+        result(0, failed=10).assert_slo(p50_ms=100)
+
+
+def test_numbers_of_numpy() -> None:
+    """An objective that was reckoned is a number too."""
+    result().assert_slo(p50_ms=np.int64(51))  # type: ignore[arg-type] # like an int

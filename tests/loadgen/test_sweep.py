@@ -148,6 +148,23 @@ class TestLive:
         assert repr(found) == "<SweepResult slow: 3 settings at 50 req/s, interrupted>"
         assert found._repr_mimebundle_()["image/png"]
 
+    def test_a_second_interrupt_puts_back_too(self, service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whoever interrupts again while the settings are put back has them put back all the same."""
+        calls = []
+
+        def set_but_once(**limits: Any) -> Any:
+            calls.append(limits)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return change(**limits)
+
+        change = service.set_batching
+        monkeypatch.setattr(service, "set_batching", set_but_once)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(service, max_batch_size=2, batch_wait_timeout_s=0, rate=50, duration=0.5, rounds=1)
+        assert service.settings == BEFORE
+        assert len(calls) == 3
+
     @pytest.mark.parametrize(
         ("options", "error", "words"),
         [
@@ -161,6 +178,8 @@ class TestLive:
             ({"rate": 10, "rounds": 0}, ProbeError, "rounds is 0"),
             ({"rate": 10, "duration": "2s"}, ProbeError, "too short; give each 0.2 s or more"),
             ({"rate": 10, "duration": "soon"}, ProbeError, "duration is 'soon'"),
+            ({"rate": 10, "batch_wait_timeout_s": [[0.0]]}, OptionError, r"batch_wait_timeout_s is \[0.0\]"),
+            ({"rate": 5}, ProbeError, "each of 12 settings has 5.6 requests in the first round"),
         ],
     )  # fmt: skip
     def test_refused(self, service: Any, options: dict[str, Any], error: type[Exception], words: str) -> None:
@@ -188,6 +207,9 @@ class TestRules:
             # A moment without answers is none of falling behind.
             (ProbeProgress(elapsed_s=2, ok=100, in_flight=40, requests_per_s=0), False),
             (ProbeProgress(), False),
+            # No answer yet: the first one may take as long as the patience lasts.
+            (ProbeProgress(elapsed_s=0.5, in_flight=3), False),
+            (ProbeProgress(elapsed_s=1.5, in_flight=3), True),
         ],
     )
     def test_is_behind(self, progress: ProbeProgress, behind: bool) -> None:
@@ -202,6 +224,24 @@ class TestRules:
         behind = Behind(1.0)
         looks = [(late, 0.0), (late, 0.9), (fine, 0.95), (late, 1.0), (late, 1.9), (late, 2.1)]
         assert [behind.for_good(progress, now) for progress, now in looks] == [False] * 5 + [True]
+
+    @pytest.mark.parametrize(("rate", "behind"), [(5.0, False), (60.0, True)])
+    def test_a_model_that_takes_seconds(self, rate: float, *, behind: bool) -> None:
+        """A service that answers in lumps, every two seconds, keeps up as long as each lump holds what came meanwhile."""
+        arrivals = np.arange(0, 16, 1 / rate)
+        ends = arrivals + simulate((2.0, 0.01), arrivals, 32).latencies_ms / 1e3
+        watched, found = Behind(8.0), []
+        for now in np.arange(0.25, 16, 0.25):
+            ended = int((ends <= now).sum())
+            lately = int(((ends > now - 0.25) & (ends <= now)).sum())
+            progress = ProbeProgress(
+                elapsed_s=now,
+                ok=ended,
+                in_flight=int((arrivals <= now).sum()) - ended,
+                requests_per_s=4 * lately,
+            )
+            found.append(watched.for_good(progress, now))
+        assert any(found) is behind
 
     def test_steady_p99(self) -> None:
         """A disturbance of less than half of the time moves the p99, and not the steady one."""
@@ -240,6 +280,8 @@ class TestConclusions:
         worse = Trial(3, 0.0, (made(np.full(200, 61.0), predict_ms=15),), fell_behind=False)
         behind = Trial(4, 0.0, (made(np.full(200, 10.0), predict_ms=1),), fell_behind=True)
         assert swept(quick, cheap, worse, behind).table["front"].tolist() == [True, True, False, False]
+        failing = Trial(5, 0.0, (made(np.full(200, 10.0), predict_ms=1, failed=3),), fell_behind=False)
+        assert swept(quick, cheap, failing).table["front"].tolist() == [True, True, False]
 
     def test_recommend(self) -> None:
         """The lowest p99 is recommended, of what kept up without an error; and it says whether the limit is kept."""
@@ -261,6 +303,17 @@ class TestConclusions:
         assert not missed.met
         assert missed.settings == chosen.settings
         assert str(missed).startswith("No setting kept p99 within 39 ms; the nearest is max_batch_size=2")
+
+    def test_keeps_the_limit_where_one_can(self) -> None:
+        """One that breaks the limit is not taken for one that keeps it, however low its median is."""
+        slow_tail = np.tile([30.0] * 9 + [41.0], 20)
+        found = swept(
+            Trial(2, 0.01, (made(np.full(200, 40.0)),), fell_behind=False),
+            Trial(3, 0.0, (made(slow_tail),), fell_behind=False),
+        )
+        chosen = found.recommend(p99_ms=40.5)
+        assert chosen.met
+        assert chosen.max_batch_size == 2
 
     def test_as_low(self) -> None:
         """Of settings whose p99 is as low, the one with the lower p50 is taken."""
@@ -294,6 +347,8 @@ class TestConclusions:
             few.predicted((0.02, 0.0))
         with pytest.raises(ProbeError, match="p99_ms is 0"):
             few.recommend(p99_ms=0)
+        with pytest.raises(ProbeError, match="p99_ms is '50'"):
+            few.recommend(p99_ms="50")  # type: ignore[arg-type] # on purpose
 
     def test_predicted(self) -> None:
         """What a simulation made is predicted without an error, from its arrivals and settings alone."""
@@ -338,11 +393,24 @@ class TestPictures:
         words = [text.get_text() for text in found.plot_grid().texts]
         assert words == ["falls\nbehind", "40", "55"]
 
+    def test_failures(self) -> None:
+        """A setting under which requests failed is no lowest p99, however quick the answers are."""
+        failing = Trial(5, 0.0, (made(np.full(200, 10.0), failed=3),), fell_behind=False)
+        fine = Trial(4, 0.0, (made(np.full(200, 40.0)),), fell_behind=False)
+        found = swept(fine, failing)
+        assert [text.get_text() for text in found.plot_grid().texts] == ["40", "3\nfailed"]
+        ax = found.plot()
+        assert ax.get_title(loc="left") == "Lowest p99: 40 ms, with up to 4, wait 0 ms"
+        legend = ax.get_legend()
+        assert legend is not None
+        assert "hollow: requests failed" in [text.get_text() for text in legend.get_texts()]
+
     def test_shown(self, found: SweepResult) -> None:
         """A notebook shows sentence, picture and table, and nothing of it as HTML that is not ours."""
         bundle = found._repr_mimebundle_()
         assert bundle["text/plain"] == "<SweepResult made: 3 settings at 100 req/s>"
         assert bundle["text/html"].count("<tr") == 4
+        assert bundle["text/html"].count("<td>") == 3 * bundle["text/html"].count("<th>")
         assert "fell behind" in bundle["text/html"]
         assert "up to 7 requests, wait 3 ms" in bundle["text/html"]
 

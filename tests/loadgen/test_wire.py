@@ -104,6 +104,15 @@ def test_a_packed_answer(say: Say) -> None:
     assert probe(say(head + body), {"data": None}, requests=2).requests.answer.tolist() == [[42]] * 2
 
 
+def test_timings_of_a_proxy_too(say: Say) -> None:
+    """A proxy that adds a Server-Timing of its own does not hide the server's."""
+    ours = b'Server-Timing: queue;dur=2, predict;dur=5, batch;desc="b-1/4"\r\n'
+    proxy = b"Server-Timing: cache;dur=1\r\n"
+    url = say(OK + proxy + ours + proxy + b"Content-Length: 0\r\n\r\n")
+    table = probe(url, {"data": None}, requests=2).requests
+    assert table[["batch_id", "queue_ms", "predict_ms"]].to_numpy().tolist() == [["b-1", 2, 5]] * 2
+
+
 def test_the_head_alone(say: Say) -> None:
     """The answer to HEAD has no body, whatever length it names."""
     result = probe(

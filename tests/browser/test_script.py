@@ -14,7 +14,8 @@ from airserve_nb.telemetry import bucket
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
-SCRIPT = (Path(airserve_nb.__file__).parent / "panel" / "panel.js").read_text(encoding="utf-8")
+FOLDER = Path(airserve_nb.__file__).parent / "panel"
+SCRIPT = (FOLDER / "panel.js").read_text(encoding="utf-8")
 SETUP = """async (script) => {
   const module = await import(`data:text/javascript;charset=utf-8,${encodeURIComponent(script)}`);
   const now = Date.now;
@@ -69,6 +70,7 @@ class Played:
 def play(chromium: Browser) -> Iterator[Callable[..., Played]]:
     # A view that is scrolled away is not drawn.
     page = chromium.new_page(viewport={"width": 1100, "height": 3000})
+    page.add_style_tag(path=FOLDER / "panel.css")
     page.evaluate(SETUP, SCRIPT)
 
     def play(name: str = "panel", **snapshot: Any) -> Played:

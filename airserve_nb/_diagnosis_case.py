@@ -26,8 +26,8 @@ class Finding:
     """The figures, by name: times in milliseconds (``_ms``), rates a second (``_per_s``), shares from 0 to 1."""
     knob: str | None = None
     """What would change it: ``max_batch_size``, ``max_batch_rows``, ``batch_wait_timeout_s``, ``replicas``,
-    ``max_ongoing_requests``, ``concurrency`` (the clients'), ``batching``, ``inputs``, ``predictor``, ``adapter``; None when there
-    is nothing to change."""
+    ``max_ongoing_requests``, ``concurrency`` (the clients'), ``batching``, ``inputs``, ``predictor``, ``adapter``;
+    None when there is nothing to change."""
 
     def __str__(self) -> str:
         return self.sentence

@@ -6,8 +6,8 @@ lower (and the median higher, for a replica that holds few is often one whose ba
 found is where the second step begins: all replicas are simulated, with Serve's routing, fewer and fewer of them as
 long as the latency holds, or more until it does. (The fast ingress, which asks all replicas, does as well or better.)
 
-There is no batch_wait_timeout_s in the search. Where replicas are as few as can be their models are nearly always busy, and
-a wait only acts while a model is idle.
+There is no batch_wait_timeout_s in the search. Where replicas are as few as can be their models are nearly always
+busy, and a wait only acts while a model is idle.
 """
 
 from __future__ import annotations

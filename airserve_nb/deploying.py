@@ -100,8 +100,9 @@ def deploy(  # noqa: PLR0913 - each is an option of the %%serve line
     ingress
         ``haproxy`` (fast, Linux), ``python`` (Ray's own), or ``auto``: the first where it can be had.
     overlap
-        False: when a version takes another's place, the old model is let go before the new one is loaded, for models that
-        are too big to be in memory twice. Requests wait meanwhile; should loading fail, the old one is loaded again.
+        False: when a version takes another's place, the old model is let go before the new one is loaded, for models
+        that are too big to be in memory twice. Requests wait meanwhile; should loading fail, the old one is loaded
+        again.
     address
         A Ray cluster that runs already, to serve there: ``auto`` (``RAY_ADDRESS``, or what runs on this machine),
         ``host:port`` or ``ray://host:port``. By default a Ray of this kernel's own, or the one that it is

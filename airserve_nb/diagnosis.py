@@ -57,8 +57,8 @@ def diagnose(
 
     The causes for the size are ``off``, ``no_data``, ``failing``, ``few_data``, ``full``, ``full_rows``,
     ``signatures``, ``max_ongoing``, ``few_clients``, ``split``, ``unknown``, ``no_wait``, ``slow_arrivals``,
-    ``wait_elapsed`` and ``model_busy``, which is how it should be. Those for latency: ``overload``, ``model_queue``, ``batch_wait``,
-    ``predict`` and ``overhead``.
+    ``wait_elapsed`` and ``model_busy``, which is how it should be. Those for latency: ``overload``, ``model_queue``,
+    ``batch_wait``, ``predict`` and ``overhead``.
 
     Parameters
     ----------

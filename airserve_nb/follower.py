@@ -85,8 +85,8 @@ class Follower:
     async def prepare(self, truth: Truth, *, overlap: bool = True) -> None:
         """Load a version, but do not serve it yet; raises what loading raised.
 
-        A load that never ends holds nothing up: the next one takes its place. Without ``overlap`` the version that serves
-        is let go first, and requests wait; it comes back when the new one can't be loaded, is dropped, or
+        A load that never ends holds nothing up: the next one takes its place. Without ``overlap`` the version that
+        serves is let go first, and requests wait; it comes back when the new one can't be loaded, is dropped, or
         nobody confirms it.
         """
         self._let_go()

@@ -6,8 +6,8 @@ before it tells the replicas, and every replica reads it when it starts and look
 health check.
 
 The folder is on the machine where kernel and replicas run; where replicas may be on other machines, an actor keeps it
-(:mod:`airserve_nb.engines.ray_truth`). The truth itself is small, and replaced in one step; it names the file that holds
-the pickled version.
+(:mod:`airserve_nb.engines.ray_truth`). The truth itself is small, and replaced in one step; it names the file that
+holds the pickled version.
 """
 
 from __future__ import annotations

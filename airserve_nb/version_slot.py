@@ -1,7 +1,7 @@
 """VersionSlot: where the version that serves stands, and how another takes its place.
 
-Usually the new one is loaded *beside* the old one, takes its place in one step, and the old one finishes the requests that
-it has. A model that is too big to be in memory twice is loaded *instead*: the old one is let go first, and the
+Usually the new one is loaded *beside* the old one, takes its place in one step, and the old one finishes the requests
+that it has. A model that is too big to be in memory twice is loaded *instead*: the old one is let go first, and the
 requests that come meanwhile wait for whichever version comes next.
 
 Everything here runs on the endpoint's event loop.
@@ -30,7 +30,8 @@ class VersionSlot:
     name
         The deployment, for sentences.
     let_go
-        Called when the model has been let go to make room for the next one: whoever else holds a part of it lets go, too.
+        Called when the model has been let go to make room for the next one: whoever else holds a part of it lets go,
+        too.
     """
 
     def __init__(

@@ -32,8 +32,9 @@ class Prediction:
     """Predicted against measured latencies; printed, it is a sentence."""
 
     table: pd.DataFrame
-    """One row a setting: ``max_batch_size``, ``batch_wait_timeout_s``, ``samples``, ``p50_ms``, ``p50_predicted_ms``, ``p50_error``,
-    and the same of ``p99`` and ``steady_p99`` (see ``SweepResult.table``). An error is predicted over measured, less 1."""
+    """One row a setting: ``max_batch_size``, ``batch_wait_timeout_s``, ``samples``, ``p50_ms``, ``p50_predicted_ms``,
+    ``p50_error``, and the same of ``p99`` and ``steady_p99`` (see ``SweepResult.table``). An error is predicted over
+    measured, less 1."""
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw predicted against measured, two points a setting."""

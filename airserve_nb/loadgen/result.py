@@ -102,11 +102,11 @@ class ProbeResult:
     def steps(self) -> pd.DataFrame:
         """Return one row a step of rates; one row in all without steps.
 
-        ``rate`` (planned requests a second; NaN in a closed loop), ``requests``, ``ok``, ``failed`` (without
-        those that a stopped probe gave up), ``requests_per_s`` (successful answers that came within the step, a second; NaN of a step that a stopped probe
-        never came to), ``p50_ms``, ``p99_ms`` (of the
-        latency; NaN with too few samples), ``late_ms``, ``queue_ms``, ``predict_ms``, ``overhead_ms`` (means;
-        ``late_ms`` is how long a request waited to be sent), ``mean_batch_size``.
+        ``rate`` (planned requests a second; NaN in a closed loop), ``requests``, ``ok``, ``failed`` (without those
+        that a stopped probe gave up), ``requests_per_s`` (successful answers that came within the step, a second;
+        NaN of a step that a stopped probe never came to), ``p50_ms``, ``p99_ms`` (of the latency; NaN with too few
+        samples), ``late_ms``, ``queue_ms``, ``predict_ms``, ``overhead_ms`` (means; ``late_ms`` is how long a
+        request waited to be sent), ``mean_batch_size``.
         """
         return step_table(self.requests, self.plan, self.elapsed_s, interrupted=self.interrupted)
 
@@ -150,8 +150,8 @@ class ProbeResult:
         Parameters
         ----------
         p50_ms, p90_ms, p99_ms, p999_ms
-            Milliseconds that so many percent of the successful answers' latencies may reach. Without an ``error_rate`` a
-            failed request counts as one that takes longer.
+            Milliseconds that so many percent of the successful answers' latencies may reach. Without an
+            ``error_rate`` a failed request counts as one that takes longer.
         error_rate
             Share of the requests, from 0 to 1, that may fail; those that a stopped probe cancelled do not count.
         requests_per_s

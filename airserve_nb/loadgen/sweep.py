@@ -58,11 +58,12 @@ def sweep(  # noqa: PLR0913 - the grid, and the options of its load, all by name
     Nothing is deployed again: the settings are changed in the replicas that serve, so requests of others are served by
     them too, while this runs.
 
-    *What is stopped early.* A probe ends before its time when the service can't keep up under its setting: when for
-    a second (a quarter of the probe's length, where that is longer) the requests under way are more than it answers in
-    a second (half of that length, where that is longer). Such a setting is out. After each round but the last, the half with the higher p99 is out too (the steady one, see
-    ``SweepResult.table``), as long as three are left. The time of a round is shared by those that are in it, so they are
-    measured longer and longer. With ``halving=False`` all that keep up stay.
+    *What is stopped early.* A probe ends before its time when the service can't keep up under its setting: when for a
+    second (a quarter of the probe's length, where that is longer) the requests under way are more than it answers in
+    a second (half of that length, where that is longer). Such a setting is out. After each round but the last, the
+    half with the higher p99 is out too (the steady one, see ``SweepResult.table``), as long as three are left. The
+    time of a round is shared by those that are in it, so they are measured longer and longer. With ``halving=False``
+    all that keep up stay.
 
     An interrupt returns what there is, marked as interrupted.
 

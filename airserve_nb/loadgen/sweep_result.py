@@ -120,14 +120,14 @@ class SweepResult:
     def table(self) -> pd.DataFrame:
         """Return one row a setting, over all its rounds.
 
-        ``max_batch_size``, ``batch_wait_timeout_s``, ``p50_ms``, ``p99_ms`` (of the latency, from the planned send time; NaN
-        with too few samples), ``steady_p99_ms`` (the median of the p99s of parts of a hundred answers: what the machine does
-        besides for a moment does not move it, so settings are judged by it), ``samples`` (successful answers, of which
-        these are), ``requests_per_s`` (successful answers a second), ``model_requests_per_s`` (the same, a second in which a
-        model predicted), ``mean_batch_size``, ``utilisation`` (share of the time in which a model predicted), ``errors``
-        (requests that failed), ``rounds`` (in how many it was; the worse half leaves after each), ``keeps_up`` (False:
-        stopped, because the service fell behind), ``front`` (it keeps up without an error, and no other that does has
-        both a lower steady p99 and more answers a second of model time).
+        ``max_batch_size``, ``batch_wait_timeout_s``, ``p50_ms``, ``p99_ms`` (of the latency, from the planned send
+        time; NaN with too few samples), ``steady_p99_ms`` (the median of the p99s of parts of a hundred answers: what
+        the machine does besides for a moment does not move it, so settings are judged by it), ``samples`` (successful
+        answers, of which these are), ``requests_per_s`` (successful answers a second), ``model_requests_per_s`` (the
+        same, a second in which a model predicted), ``mean_batch_size``, ``utilisation`` (share of the time in which a
+        model predicted), ``errors`` (requests that failed), ``rounds`` (in how many it was; the worse half leaves
+        after each), ``keeps_up`` (False: stopped, because the service fell behind), ``front`` (it keeps up without an
+        error, and no other that does has both a lower steady p99 and more answers a second of model time).
         """
         frame = pd.DataFrame([trial.row(self.replicas) for trial in self.trials])
         frame["front"] = _front(frame)
@@ -136,10 +136,10 @@ class SweepResult:
     def recommend(self, p99_ms: float | None = None) -> Recommendation:
         """Return the best setting: of those that keep up without an error, the one with the lowest steady p99.
 
-        Of those that are within 5 % of it, which is as good, it is the one with the lowest p50; never one that breaks the
-        limit where another keeps it. In a closed loop, where settings differ in throughput: of those whose steady p99 is at
-        most ``p99_ms``, the one with the most answers a second. Settings of the last round come first, for of the others
-        less is known. Where none keeps the limit, it is the one with the lowest, and says so.
+        Of those that are within 5 % of it, which is as good, it is the one with the lowest p50; never one that breaks
+        the limit where another keeps it. In a closed loop, where settings differ in throughput: of those whose steady
+        p99 is at most ``p99_ms``, the one with the most answers a second. Settings of the last round come first, for
+        of the others less is known. Where none keeps the limit, it is the one with the lowest, and says so.
 
         Parameters
         ----------
@@ -205,8 +205,8 @@ class SweepResult:
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the steady p99 against throughput, answers a second of model time, a point a setting; the front is marked.
 
-        All settings have the same load, so in an open loop those that keep up answer as many; they differ in how much of the
-        model's time that takes.
+        All settings have the same load, so in an open loop those that keep up answer as many; they differ in how much
+        of the model's time that takes.
         """
         return figures.sweep_front(self.table, ax, rate=self.rate)
 

@@ -1,8 +1,8 @@
 """What a page may ask: a fixed list, done in threads of our own and never where the kernel reads its messages.
 
-Commands are done one after the other, in the order in which they were asked. Probes have a lane of their own, and so has
-scaling, for which processes start: a knob that is turned meanwhile must act at once. A lane has a thread only while it
-has work.
+Commands are done one after the other, in the order in which they were asked. Probes have a lane of their own, and so
+has scaling, for which processes start: a knob that is turned meanwhile must act at once. A lane has a thread only
+while it has work.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ a worker could not import a test module.
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 import threading
@@ -27,7 +28,7 @@ DEADLINE_S = 30.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let the warnings of others, which we can't mend, be."""
+    """Let the warnings of others, which we can't mend, be, and interrupts interrupt."""
     for line in (
         "ignore::ResourceWarning:ray",
         "ignore::DeprecationWarning:ray",
@@ -38,6 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "ignore:Attempting to work in a virtualenv:UserWarning",
     ):
         config.addinivalue_line("filterwarnings", line)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # So a shell starts what it puts into the background, and so would be all kernels that the tests start.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # -- waiting ----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """How a kernel reads the records of replicas on its own machine: each answers on a socket in its truth's folder.
 
 A call through Serve costs the replica 2 ms of processor time, and the kernel as much. A panel asks 8 times a second,
-so that watching took 5 % of the time of a replica that answers 850 requests a second; over a socket it is a tenth.
+so that watching took 5 % of the time of a replica that answers 850 requests a second; over a socket it is a fifth of that.
 
 A question is a cursor; the answer is a pickled page, and the connection's end. Whoever can open the socket is the user
 that the replica belongs to: the folder is closed to others.

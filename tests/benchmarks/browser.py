@@ -18,6 +18,7 @@ from typing import Any
 from playwright.sync_api import CDPSession, Locator, Page, expect, sync_playwright
 
 from airserve_nb import start_probe
+from tests.benchmarks.panel import report
 from tests.browser.conftest import CHROMIUM_OPTIONS, Notebook, running_lab, write_notebook
 
 SECONDS, RATE = 60.0, 1_000.0
@@ -56,12 +57,6 @@ TURN = """([slider, limit]) => new Promise((tell) => {
   slider.dispatchEvent(new Event("input", {bubbles: true}));
   slider.dispatchEvent(new Event("change", {bubbles: true}));
 })"""
-
-
-def report(what: str, figure: float, bound: float, more: str = "") -> bool:
-    kept = figure <= bound
-    print(f"{'ok  ' if kept else 'MISS'} {what}: {figure:.3f} (at most {bound:g}){more}", flush=True)
-    return kept
 
 
 def heap_mib(tools: CDPSession) -> float:
